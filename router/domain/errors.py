@@ -1,0 +1,105 @@
+"""
+The error tree. Errors carry facts; `api.errors` alone knows their HTTP status.
+
+* RouterError
+  x InvalidRequest       the caller's fault
+    + UnknownModel
+    + ContextOverflow
+  x Unavailable          a good request, not now
+    + QueueFull
+    + LeaseTimeout
+    + DoesNotFit         never: no retry helps
+    + LoadFailed
+    + WorkerCrashed
+    + ShuttingDown
+  x UpstreamError        the cloud said no
+  x RegistryInvalid      the operator's fault
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class RouterError(Exception):
+    """Base class of every error this package raises on purpose."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidRequest(RouterError):
+    """The request can never be served as it is. `param` is the JSON field at fault."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class UnknownModel(InvalidRequest):
+    """No model or alias has this name. `close` holds the nearest names, best first."""
+
+    def __init__(self, name: str, close: Sequence[str] = ()) -> None:
+        hint = f" Did you mean {', '.join(repr(c) for c in close)}?" if close else ""
+        super().__init__(f"The model {name!r} does not exist.{hint}", param="model")
+        self.name = name
+        self.close = tuple(close)
+
+
+class ContextOverflow(InvalidRequest):
+    """The prompt does not fit the context of one slot. Counts are tokens."""
+
+    def __init__(self, context: int, prompt_tokens: int) -> None:
+        # Agents match these very words to decide whether to shorten and try again.
+        super().__init__(
+            f"This model's maximum context length is {context} tokens. "
+            f"However, your messages resulted in {prompt_tokens} tokens.",
+            param="messages",
+        )
+        self.context = context
+        self.prompt_tokens = prompt_tokens
+
+
+class Unavailable(RouterError):
+    """The request was good; the house could not serve it now. `retry_after` in seconds, or None."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class QueueFull(Unavailable):
+    """Too many requests wait already."""
+
+
+class LeaseTimeout(Unavailable):
+    """The model did not become ready within the time that the request may wait."""
+
+
+class DoesNotFit(Unavailable):
+    """The model can never fit the budget beside what is pinned. Retrying is pointless."""
+
+
+class LoadFailed(Unavailable):
+    """The model's process did not become ready, or failed too often to be tried again now."""
+
+
+class WorkerCrashed(Unavailable):
+    """The process that was serving the request is gone."""
+
+
+class ShuttingDown(Unavailable):
+    """The gateway is stopping and takes no new work."""
+
+
+class UpstreamError(RouterError):
+    """A cloud endpoint refused or broke the request."""
+
+
+class RegistryInvalid(RouterError):
+    """The registry cannot take effect. `problems` holds one `file:line:column: path: reason` each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)

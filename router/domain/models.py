@@ -1,0 +1,131 @@
+"""What a model is, once the registry has understood it. Values only: constant once made."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from typing import Literal
+
+import msgspec
+
+KvType = Literal["f16", "q8_0", "q4_0"]
+FlashAttention = Literal["auto", "on", "off"]
+
+ALL_LAYERS = -1
+"""`EngineOptions.gpu_layers`: every layer on the device."""
+
+
+class Footprint(msgspec.Struct, frozen=True):
+    """Bytes of the device's memory that one resident model holds."""
+
+    weights: int = 0
+    kv_cache: int = 0
+    compute: int = 0
+    overhead: int = 0
+    """What the process costs beside llama.cpp's own buffers (CUDA context, interpreter)."""
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv_cache + self.compute + self.overhead
+
+
+class EngineOptions(msgspec.Struct, frozen=True):
+    """What forces a new process when it changes."""
+
+    context: int = 4096
+    """Tokens that one slot can hold; the KV cache has `context * slots` cells."""
+    slots: int = 4
+    gpu_layers: int = ALL_LAYERS
+    kv_type: KvType = "f16"
+    flash_attention: FlashAttention = "auto"
+    ubatch: int = 512
+    """Tokens of one micro-batch: the unit of prefill."""
+
+
+class FileIdentity(msgspec.Struct, frozen=True):
+    """Which bytes a path named when the registry was read (`os.stat`)."""
+
+    device: int = 0
+    inode: int = 0
+    size: int = 0
+    modified_ns: int = 0
+
+
+class ModelCard(msgspec.Struct, frozen=True):
+    """What the GGUF header says of the model, for people and for `/v1/models`."""
+
+    architecture: str = "unknown"
+    name: str = ""
+    quantization: str = "unknown"
+    parameters: int = 0
+    context_train: int = 0
+    file_bytes: int = 0
+    layers: int = 0
+    pooled: bool = False
+    """True when the model carries a pooling type of its own: it embeds and does not generate."""
+
+
+class SamplingDefaults(msgspec.Struct, frozen=True):
+    """The registry's `params`: what a request gets that does not say otherwise. None = not set."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] | None = None
+
+
+class LocalModel(msgspec.Struct, frozen=True):
+    """One local model of the registry, resolved: path absolute, footprint known, defaults filled in."""
+
+    name: str
+    path: str
+    footprint: Footprint = Footprint()
+    engine: EngineOptions = EngineOptions()
+    file: FileIdentity = FileIdentity()
+    card: ModelCard = ModelCard()
+    aliases: tuple[str, ...] = ()
+    pinned: bool = False
+    preload: bool = False
+    ttl: float | None = 600.0
+    """Seconds of idleness after which the model is unloaded; None = never."""
+    priority: int = 0
+    params: SamplingDefaults = SamplingDefaults()
+    sha256: str | None = None
+    problem: str | None = None
+    """Why the model cannot be loaded as the registry names it (a missing file, say); None when it can."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal fingerprints can share one process: pinned, ttl, aliases and params stay out of it."""
+        return _fingerprint(self.path, self.file, self.engine, self.sha256)
+
+
+@functools.lru_cache(maxsize=4096)
+def _fingerprint(path: str, file: FileIdentity, engine: EngineOptions, sha256: str | None) -> str:
+    return hashlib.blake2s(msgspec.json.encode((path, file, engine, sha256)), digest_size=8).hexdigest()
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """How long and how many may wait for memory. Seconds and counts; the registry's `limits:`."""
+
+    max_waiting: int = 256
+    """Requests that may wait in all."""
+    max_waiting_per_model: int = 64
+    max_wait: float = 300.0
+    """The longest a request may wait for a lease, unless it says otherwise."""
+    patience: float = 10.0
+    """How long the head of the queue lets a busy model run on before it is drained."""
+    hold: float = 2.0
+    """The least time a model stays after it was loaded while others want its memory."""
+    backoff: float = 5.0
+    """The first pause after a failed load; it doubles up to `backoff_max`."""
+    backoff_max: float = 300.0
+    failures: int = 3
+    """This many failures within `failure_window` make a model failed: refused at once until the pause ends."""
+    failure_window: float = 60.0

@@ -1,0 +1,39 @@
+"""What may not change while the gateway runs: flags and ROUTER_* variables. Frozen."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+
+def cache_home() -> Path:
+    """Where models and measurements are kept: $ROUTER_CACHE, else $XDG_CACHE_HOME/router, else ~/.cache/router."""
+    if explicit := os.environ.get("ROUTER_CACHE"):
+        return Path(explicit).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "router"
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """One run of `router serve`. Durations are seconds, sizes bytes."""
+
+    registry: Path
+    host: str = "127.0.0.1"
+    port: int = 8080
+    log_level: str = "info"
+    log_json: bool | None = None
+    drain_seconds: float = 30.0
+    """How long requests in flight may run on after SIGTERM."""
+    max_body: int = 16 * 2**20
+    comment_seconds: float = 2.0
+    """Time between SSE comments while a stream waits."""
+    commit_seconds: float = 1.0
+    """How long a stream may wait for its first token before the status line is committed to 200."""
+    allow_open: bool = False
+    """Serve on an address that is not loopback without keys."""
+    spares: int = 1
+    """Warm workers without a model."""
+    backend: str = "llama"
+    """"echo" serves without llama.cpp: for tests of the house itself."""
+    cache: Path = msgspec.field(default_factory=cache_home)

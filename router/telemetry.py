@@ -1,0 +1,112 @@
+"""
+Every metric and the log format, in one table.
+
+The one rule: label values come from the registry or from a fixed list, never from a request.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+
+from router import __version__
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+# Few buckets where there is a model label: series are promised to stay under 40 a model (G21).
+_LOAD_BUCKETS = (0.5, 2.0, 8.0, 30.0, 120.0)
+_WAIT_BUCKETS = (0.01, 0.05, 0.25, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 120.0)
+_FIRST_TOKEN_BUCKETS = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 120.0)
+_INTER_TOKEN_BUCKETS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 1.0, 5.0)
+
+
+class Metrics:
+    """One instance a gateway, with a registry of its own, so that two gateways in one test do not meet."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()
+        self.registry = CollectorRegistry(auto_describe=True)
+        self._refreshers: list[Callable[[], None]] = []
+        self.swaps = self._counter("router_swaps", "Models brought into memory", "model", "reason")
+        """reason: request | preload | operator"""
+        self.evictions = self._counter("router_evictions", "Models that left memory", "model", "reason")
+        """reason: idle (ttl) | requested | pressure | changed | crashed | oom"""
+        self.worker_restarts = self._counter("router_worker_restarts", "Workers that died unasked", "model")
+        self.requests = self._counter(
+            "router_requests", "Requests by outcome", "model", "route", "code", "finish"
+        )
+        """route: chat | completions | embeddings; code: HTTP status; finish: stop | length | error | left"""
+        self.tokens = self._counter("router_tokens", "Tokens by direction", "model", "direction")
+        """direction: prompt | completion"""
+        self.prompt_cache_tokens = self._counter(
+            "router_prompt_cache_tokens", "Prompt tokens found in a slot and not computed again", "model"
+        )
+        self.load_seconds = self._histogram(
+            "router_load_seconds", "Time to bring a model into memory", _LOAD_BUCKETS, "model", "phase"
+        )
+        """phase: start (process and its greeting) | weights"""
+        self.queue_wait = self._histogram("router_queue_wait_seconds", "Wait for a lease", _WAIT_BUCKETS)
+        self.first_token = self._histogram(
+            "router_time_to_first_token_seconds", "Request to first token", _FIRST_TOKEN_BUCKETS
+        )
+        self.inter_token = self._histogram(
+            "router_inter_token_seconds", "Time between the tokens of an answer", _INTER_TOKEN_BUCKETS
+        )
+        self.device_bytes = self._gauge("router_device_bytes", "Bytes of a device's memory", "device", "kind")
+        """kind: budget | used (resident) | reserved (loading, leaving) | free"""
+        self.model_bytes = self._gauge("router_model_bytes", "Bytes a model needs", "model", "kind")
+        """kind: estimated | measured"""
+        self.model_loaded = self._gauge("router_model_loaded", "1 while the model is ready", "model")
+        self.slots_busy = self._gauge("router_slots_busy", "Slots with a running request", "model")
+        self.waiting = self._gauge("router_waiting_requests", "Requests that wait for a lease", "model")
+        self.registry_reloads = self._counter("router_registry_reloads", "Registry edits seen", "outcome")
+        """outcome: applied | refused"""
+        info = self._gauge("router_build_info", "1, with the version as a label", "version")
+        info.labels(__version__).set(1)
+
+    def on_scrape(self, refresh: Callable[[], None]) -> None:
+        """Register a function that brings gauges up to date just before they are read."""
+        self._refreshers.append(refresh)
+
+    def render(self) -> bytes:
+        """The text exposition format."""
+        for refresh in self._refreshers:
+            refresh()
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+
+
+def configure_logging(level: str = "info", json: bool | None = None) -> None:
+    """Log to stderr: JSON lines, or for people when stderr is a terminal (`json=None` decides by that)."""
+    as_json = not sys.stderr.isatty() if json is None else json
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: Any = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
+    structlog.configure(
+        processors=[*shared, structlog.processors.format_exc_info, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def logger(room: str) -> structlog.typing.FilteringBoundLogger:
+    """The logger of one room. Events are short sentences; facts go into key=value pairs."""
+    bound: structlog.typing.FilteringBoundLogger = structlog.get_logger(room=room)
+    return bound
