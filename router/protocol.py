@@ -20,7 +20,7 @@ from typing import Generic, Literal, TypeVar
 
 import msgspec
 
-from router.domain.generation import Delta, Embeddings, EmbeddingRequest, GenerationRequest
+from router.domain.generation import Delta, EmbeddingRequest, Embeddings, GenerationRequest
 from router.domain.models import EngineOptions, Footprint
 
 VERSION = 1
@@ -173,12 +173,15 @@ T = TypeVar("T")
 
 
 class FrameError(Exception):
-    """The other side does not speak this protocol: too long a frame, or one that does not decode."""
+    """A frame that is too long, or that does not decode or encode: the other side is not what we think it is."""
 
 
 def encode(message: Command | WorkerEvent) -> bytes:
-    """One whole frame. Raises FrameError above MAX_FRAME."""
-    body = _encoder.encode(message)
+    """One whole frame. Raises FrameError above MAX_FRAME, and for text with lone surrogates."""
+    try:
+        body = _encoder.encode(message)
+    except UnicodeEncodeError as error:
+        raise FrameError(f"text that is not Unicode: {error.reason}") from error
     if len(body) > MAX_FRAME:
         raise FrameError(f"a frame of {len(body)} bytes; the limit is {MAX_FRAME}")
     return _HEADER.pack(len(body)) + body

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -34,6 +35,6 @@ class Settings(msgspec.Struct, frozen=True):
     """Serve on an address that is not loopback without keys."""
     spares: int = 1
     """Warm workers without a model."""
-    backend: str = "llama"
+    backend: Literal["llama", "echo"] = "llama"
     """"echo" serves without llama.cpp: for tests of the house itself."""
     cache: Path = msgspec.field(default_factory=cache_home)

@@ -9,10 +9,17 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from router import __version__
 
@@ -25,13 +32,17 @@ _FIRST_TOKEN_BUCKETS = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 1
 _INTER_TOKEN_BUCKETS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 1.0, 5.0)
 
 
+_Metric = TypeVar("_Metric", Counter, Gauge, Histogram)
+
+
 class Metrics:
     """One instance a gateway, with a registry of its own, so that two gateways in one test do not meet."""
 
     def __init__(self) -> None:
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry(auto_describe=True)
         self._refreshers: list[Callable[[], None]] = []
+        self._by_model: list[Counter | Gauge | Histogram] = []
         self.swaps = self._counter("router_swaps", "Models brought into memory", "model", "reason")
         """reason: request | preload | operator"""
         self.evictions = self._counter("router_evictions", "Models that left memory", "model", "reason")
@@ -73,6 +84,11 @@ class Metrics:
         """Register a function that brings gauges up to date just before they are read."""
         self._refreshers.append(refresh)
 
+    def forget(self, model: str) -> None:
+        """Drop every series of a model that left the registry, so that edits do not pile up series."""
+        for metric in self._by_model:
+            metric.remove_by_labels({"model": model})
+
     def render(self) -> bytes:
         """The text exposition format."""
         for refresh in self._refreshers:
@@ -80,13 +96,18 @@ class Metrics:
         return generate_latest(self.registry)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(name, text, labels, registry=self.registry)
+        return self._kept(Counter(name, text, labels, registry=self.registry), labels)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(name, text, labels, registry=self.registry)
+        return self._kept(Gauge(name, text, labels, registry=self.registry), labels)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+        return self._kept(Histogram(name, text, labels, buckets=buckets, registry=self.registry), labels)
+
+    def _kept(self, metric: _Metric, labels: tuple[str, ...]) -> _Metric:
+        if "model" in labels:
+            self._by_model.append(metric)
+        return metric
 
 
 def configure_logging(level: str = "info", json: bool | None = None) -> None:

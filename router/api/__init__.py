@@ -1,0 +1,1 @@
+"""HTTP. Starlette lives here and nowhere else; no room below knows a status code."""

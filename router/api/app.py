@@ -1,0 +1,103 @@
+"""
+The table of routes, and the app around it.
+
+The one rule: every path that the gateway answers is in TABLE; nothing else is served.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from router.api import openai, openapi, operations
+from router.api.errors import NoSuchPath, WrongMethod
+from router.api.house import House, Record
+from router.api.middleware import BodyLimit, Guard, Outermost, record_of
+
+__all__ = ["TABLE", "House", "Row", "build"]
+
+Handler = Callable[[Request, House, Record], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`counted` is the `route` label in router_requests_total; rows without one are not counted."""
+
+    path: str
+    methods: Mapping[str, Handler]
+    counted: str | None = None
+
+
+async def description(request: Request, house: House, record: Record) -> Response:
+    """What this table serves, in OpenAPI's words."""
+    return openapi.response({row.path: row.methods for row in TABLE})
+
+
+# First match wins: `/models/{id:path}` comes after what lies under `/models/`.
+TABLE: tuple[Row, ...] = (
+    Row("/v1/chat/completions", {"POST": openai.chat}, "chat"),
+    Row("/chat/completions", {"POST": openai.chat}, "chat"),
+    Row("/v1/completions", {"POST": openai.completions}, "completions"),
+    Row("/completions", {"POST": openai.completions}, "completions"),
+    Row("/v1/embeddings", {"POST": openai.embeddings}, "embeddings"),
+    Row("/embeddings", {"POST": openai.embeddings}, "embeddings"),
+    Row("/v1/models", {"GET": openai.models}),
+    Row("/v1/models/{id:path}", {"GET": openai.model}),
+    Row("/models", {"GET": openai.models}),
+    Row("/models/load", {"POST": operations.load}),
+    Row("/models/unload", {"POST": operations.unload}),
+    Row("/models/sse", {"GET": operations.changes}),
+    Row("/models/{id:path}", {"GET": openai.model}),
+    Row("/props", {"GET": operations.props}),
+    Row("/running", {"GET": operations.running}),
+    Row("/unload", {"GET": operations.unload_all, "POST": operations.unload_all}),
+    Row("/", {"GET": operations.root, "HEAD": operations.root}),
+    Row("/health", {"GET": operations.readyz, "HEAD": operations.readyz}),
+    Row("/livez", {"GET": operations.livez, "HEAD": operations.livez}),
+    Row("/readyz", {"GET": operations.readyz, "HEAD": operations.readyz}),
+    Row("/metrics", {"GET": operations.metrics, "HEAD": operations.metrics}),
+    Row("/openapi.json", {"GET": description}),
+)
+
+
+def build(house: House) -> ASGIApp:
+    """The ASGI app. Its lifespan owns the work that outlives requests."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: object) -> AsyncIterator[None]:
+        async with house.background.open():
+            yield
+
+    routes = [Route(row.path, endpoint=_Endpoint(row, house)) for row in TABLE]
+    router = Router(routes, redirect_slashes=False, default=_nowhere, lifespan=lifespan)
+    limited = BodyLimit(router, house.settings.max_body)
+    counted = {row.path: row.counted for row in TABLE if row.counted}
+    return Outermost(Guard(limited, house), house, counted)
+
+
+class _Endpoint:
+    """One row as an ASGI app. Errors go up to Outermost, which answers all of them alike."""
+
+    def __init__(self, row: Row, house: House) -> None:
+        self._row = row
+        self._house = house
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        handler = self._row.methods.get(scope["method"])
+        if handler is None:
+            raise WrongMethod(scope["method"][:20], scope["path"][:200], tuple(self._row.methods))
+        response = await handler(Request(scope, receive), self._house, record_of(scope))
+        if scope["method"] == "HEAD":
+            response.body = b""
+        await response(scope, receive, send)
+
+
+async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "http":
+        raise NoSuchPath(f"Nothing is served at {scope['path'][:200]}.")

@@ -1,0 +1,123 @@
+"""
+Which HTTP answer each error gets: one table, and a test that fails on an error without a row.
+
+The one rule: an error on the wire says what the client can do about it, and nothing about our insides.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from starlette.responses import Response
+
+from router.api import sse
+from router.api.wire import encode
+from router.domain import errors as domain
+
+LONGEST_RETRY = 120
+"""Seconds; what a client is told to wait at most."""
+
+
+class BadKey(domain.RouterError):
+    """No key, or one that the registry does not know."""
+
+
+class NotAllowed(domain.RouterError):
+    """The key is good; what was asked is not among its models."""
+
+
+class BodyTooLarge(domain.InvalidRequest):
+    """The body has more bytes than the gateway takes."""
+
+
+class BodyTooSlow(domain.InvalidRequest):
+    """The client stopped in the middle of its body."""
+
+
+class NoSuchPath(domain.InvalidRequest):
+    """Nothing is served here."""
+
+
+class WrongMethod(domain.InvalidRequest):
+    """The path is served, by other methods: `allowed`."""
+
+    def __init__(self, method: str, path: str, allowed: tuple[str, ...]) -> None:
+        super().__init__(f"{method} is not possible on {path}; use {' or '.join(allowed)}.")
+        self.allowed = allowed
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    status: int
+    type: str
+    code: str | None
+
+
+_CALLER = "invalid_request_error"
+_SERVER = "server_error"
+
+TABLE: dict[type[domain.RouterError], Row] = {
+    domain.InvalidRequest: Row(400, _CALLER, None),
+    domain.UnknownModel: Row(404, _CALLER, "model_not_found"),
+    domain.ContextOverflow: Row(400, _CALLER, "context_length_exceeded"),
+    domain.QueueFull: Row(429, "rate_limit_error", "queue_full"),
+    domain.LeaseTimeout: Row(503, _SERVER, "model_loading"),
+    domain.DoesNotFit: Row(503, _SERVER, "insufficient_vram"),
+    domain.LoadFailed: Row(503, _SERVER, "model_load_failed"),
+    domain.WorkerCrashed: Row(502, _SERVER, "worker_crashed"),
+    domain.ShuttingDown: Row(503, _SERVER, "shutting_down"),
+    domain.UpstreamError: Row(502, _SERVER, "upstream_error"),
+    domain.RegistryInvalid: Row(422, _CALLER, "registry_invalid"),
+    BadKey: Row(401, "authentication_error", "invalid_api_key"),
+    NotAllowed: Row(403, "permission_error", "model_not_allowed"),
+    BodyTooLarge: Row(413, _CALLER, "request_too_large"),
+    BodyTooSlow: Row(408, _CALLER, "request_timeout"),
+    NoSuchPath: Row(404, _CALLER, "not_found"),
+    WrongMethod: Row(405, _CALLER, "method_not_allowed"),
+}
+UNEXPECTED = Row(500, _SERVER, "internal_error")
+
+
+def row(error: Exception) -> Row:
+    for kind in type(error).__mro__:
+        if kind in TABLE:
+            return TABLE[kind]
+    return UNEXPECTED
+
+
+def envelope(error: Exception, request_id: str) -> dict[str, dict[str, str | None]]:
+    """The body of an error: the four fields that clients read, always all of them."""
+    found = row(error)
+    message = f"Something went wrong inside the gateway; its log has the details under request {request_id}."
+    if found is not UNEXPECTED and isinstance(error, domain.RouterError):
+        message = error.message
+    param = getattr(error, "param", None)
+    return {"error": {"message": message, "type": found.type, "param": param, "code": found.code}}
+
+
+def response(error: Exception, request_id: str) -> Response:
+    """The answer to a request that failed before its first byte."""
+    body = encode(envelope(error, request_id))
+    return Response(body, row(error).status, headers=_headers(error), media_type="application/json")
+
+
+def event(error: Exception, request_id: str) -> bytes:
+    """The last event of a stream that failed after its first byte: without it, clients would see success."""
+    return sse.data(envelope(error, request_id))
+
+
+def _headers(error: Exception) -> dict[str, str]:
+    match error:
+        case domain.DoesNotFit():
+            return {"x-should-retry": "false"}
+        case domain.Unavailable():
+            return {"retry-after": str(min(LONGEST_RETRY, max(1, math.ceil(error.retry_after or 1))))}
+        case WrongMethod():
+            return {"allow": ", ".join(error.allowed)}
+        case BadKey():
+            return {"www-authenticate": "Bearer"}
+        case BodyTooLarge() | BodyTooSlow():
+            return {"connection": "close"}
+        case _:
+            return {}

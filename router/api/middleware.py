@@ -1,0 +1,205 @@
+"""
+What every request passes through: identity, log line, one count, key, size and time of the body.
+
+The one rule: pure ASGI, outermost first, deny by default; paths come from `scope["path"]`, since a
+Host header can forge a URL. No credential and no body is ever logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import re
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from router.api import errors
+from router.api.errors import BadKey, BodyTooLarge, BodyTooSlow
+from router.api.exchange import note
+from router.api.house import House, Record
+from router.api.sse import ClientLeft
+from router.domain.errors import InvalidRequest, RouterError
+from router.registry.loader import Key
+from router.telemetry import logger
+
+log = logger("api")
+
+BODY_SECONDS = 30.0
+"""The longest pause between two pieces of a body."""
+LEFT = 499
+"""Counted and logged as the status of a request whose client left before one was sent; never on the wire."""
+OPEN_PATHS = frozenset({"/livez", "/readyz", "/health"})
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def record_of(scope: Scope) -> Record:
+    found: Record = scope["router.record"]
+    return found
+
+
+class Outermost:
+    """
+    Gives the request its id and record, answers what went wrong below, then logs and counts it: exactly once.
+
+    `counted`: path -> the `route` label; POSTs of these paths are in router_requests_total.
+    """
+
+    def __init__(self, app: ASGIApp, house: House, counted: Mapping[str, str]) -> None:
+        self._app = app
+        self._house = house
+        self._counted = counted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.monotonic()
+        record = scope["router.record"] = Record(_request_id(scope))
+        sender = _Sender(send, record.id)
+        try:
+            await self._app(scope, receive, sender)
+        except ClientLeft:
+            record.finish = "left"
+        except Exception as error:
+            record.finish = "error"
+            await self._answer(error, record, scope, receive, sender)
+        finally:
+            status = sender.status or (LEFT if record.finish == "left" else 500)
+            self._log(scope, record, status, time.monotonic() - began)
+            self._count(scope, record, status)
+
+    async def _answer(
+        self, error: Exception, record: Record, scope: Scope, receive: Receive, sender: _Sender
+    ) -> None:
+        note(error, record)
+        if sender.status is None:
+            await errors.response(error, record.id)(scope, receive, sender)
+
+    def _log(self, scope: Scope, record: Record, status: int, seconds: float) -> None:
+        log.info(
+            "request",
+            request=record.id,
+            method=scope["method"],
+            path=scope["path"][:200],
+            status=status,
+            model=record.model.name if record.model else None,
+            key=record.key.name if record.key else None,
+            finish=record.finish,
+            ms=round(seconds * 1000, 1),
+        )
+
+    def _count(self, scope: Scope, record: Record, status: int) -> None:
+        route = self._counted.get(scope["path"])
+        if route is not None and scope["method"] == "POST":
+            model = record.model.name if record.model else "unknown"
+            self._house.metrics.requests.labels(model, route, str(status), record.finish or "error").inc()
+
+
+class _Sender:
+    """Passes messages on; remembers the status and adds the request id."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self._request_id = request_id
+        self.status: int | None = None
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            MutableHeaders(scope=message)["x-request-id"] = self._request_id
+        await self._send(message)
+
+
+def _request_id(scope: Scope) -> str:
+    for value in header(scope, b"x-request-id"):
+        if _SANE_ID.fullmatch(text := value.decode("latin-1")):
+            return text
+    return uuid.uuid4().hex
+
+
+class Guard:
+    """One Host, and a key where the registry has keys. Raises InvalidRequest or BadKey."""
+
+    def __init__(self, app: ASGIApp, house: House) -> None:
+        self._app = app
+        self._house = house
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            if len(header(scope, b"host")) > 1:
+                raise InvalidRequest("The request has more than one Host header.")
+            keys = self._house.catalog.current.keys
+            if keys and scope["path"] not in OPEN_PATHS:
+                record_of(scope).key = _key(scope, keys)
+        await self._app(scope, receive, send)
+
+
+def _key(scope: Scope, keys: Sequence[Key]) -> Key:
+    presented = [hashlib.sha256(token).hexdigest() for token in _tokens(scope)]
+    found: Key | None = None
+    for key in keys:  # all of them, each in constant time: how long it takes tells nothing
+        for digest in presented:
+            if hmac.compare_digest(digest, key.sha256.lower()):
+                found = key
+    if found is None:
+        raise BadKey("No valid API key: send it as 'Authorization: Bearer ...' or 'x-api-key'.")
+    return found
+
+
+def _tokens(scope: Scope) -> list[bytes]:
+    bearers = [value.partition(b" ") for value in header(scope, b"authorization")]
+    tokens = [token.strip() for scheme, _, token in bearers if scheme.lower() == b"bearer"]
+    return [t for t in (*tokens, *header(scope, b"x-api-key")) if t]
+
+
+class BodyLimit:
+    """At most `most` bytes of body and no pause over `seconds` in it. Raises BodyTooLarge, BodyTooSlow."""
+
+    def __init__(self, app: ASGIApp, most: int, seconds: float = BODY_SECONDS) -> None:
+        self._app = app
+        self._most = most
+        self._seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        for length in header(scope, b"content-length"):
+            if not length.isdigit() or len(length) > 18 or int(length) > self._most:
+                raise self._too_large()
+        seen = 0
+        whole = False
+
+        async def limited() -> Message:
+            nonlocal seen, whole
+            if whole:
+                return await receive()
+            message = await self._piece(receive)
+            seen += len(message.get("body", b""))
+            whole = not message.get("more_body", False)
+            if seen > self._most:
+                raise self._too_large()
+            if message["type"] == "http.disconnect":
+                raise ClientLeft
+            return message
+
+        await self._app(scope, limited, send)
+
+    async def _piece(self, receive: Receive) -> Message:
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await receive()
+        except TimeoutError:
+            raise BodyTooSlow(f"The body stopped for {self._seconds:.0f} seconds.") from None
+
+    def _too_large(self) -> RouterError:
+        return BodyTooLarge(f"The body may have {self._most} bytes.")
+
+
+def header(scope: Scope, name: bytes) -> list[bytes]:
+    return [value for key, value in scope["headers"] if key == name]

@@ -1,0 +1,83 @@
+"""
+OpenAI's endpoints: chat, completions, embeddings, models.
+
+The one rule: a handler reads the body, asks one room below, and answers; it waits nowhere else.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from router.api import dialect, wire
+from router.api.answers import ChatWriter, TextWriter, Writer, embedding_list, model_entry
+from router.api.exchange import Exchange, facts
+from router.api.house import House, Record
+from router.api.sse import while_connected
+from router.domain.errors import InvalidRequest
+from router.domain.generation import EmbeddingRequest, GenerationRequest, Prompt
+
+
+async def chat(request: Request, house: House, record: Record) -> Response:
+    body = wire.decode(await request.body(), dialect.ChatBody)
+    return await _generate(request, house, record, body, (body.prompt(),), ChatWriter, "chatcmpl")
+
+
+async def completions(request: Request, house: House, record: Record) -> Response:
+    body = wire.decode(await request.body(), dialect.CompletionBody)
+    return await _generate(request, house, record, body, body.prompts(), TextWriter, "cmpl")
+
+
+async def embeddings(request: Request, house: House, record: Record) -> Response:
+    body = wire.decode(await request.body(), dialect.EmbeddingBody)
+    model = house.model(body.model_name(), record)
+    asked = EmbeddingRequest(_id("embd"), body.inputs())
+    answer = await while_connected(request.receive, house.dispatcher.embed(model, asked))
+    have = answer.embeddings.dimensions
+    if body.dimensions not in (None, have):
+        raise InvalidRequest(f"The vectors of {model.name!r} always have {have} dimensions.", "dimensions")
+    record.finish = "stop"
+    shape = embedding_list(answer.embeddings, model.name, body.encoding_format or "float")
+    return Response(wire.encode(shape), headers=facts(answer), media_type="application/json")
+
+
+async def models(request: Request, house: House, record: Record) -> Response:
+    """OpenAI's list and llama.cpp's in one. Looking wakes no model."""
+    view = house.residency.view()
+    entries = [model_entry(model, view) for model in house.models(record)]
+    return _json({"object": "list", "data": entries})
+
+
+async def model(request: Request, house: House, record: Record) -> Response:
+    found = house.model(request.path_params["id"], record)
+    return _json(model_entry(found, house.residency.view()))
+
+
+async def _generate(
+    request: Request,
+    house: House,
+    record: Record,
+    body: wire.SamplingBody,
+    prompts: tuple[Prompt, ...],
+    writer: type[Writer],
+    prefix: str,
+) -> Response:
+    model = house.model(body.model_name(), record)
+    sampling = wire.sampling(body, model.params)
+    # Not the client's request id: two requests may come with the same one.
+    id = _id(prefix)
+    asked = tuple(GenerationRequest(f"{id}-{n}", prompt, sampling) for n, prompt in enumerate(prompts))
+    speaks = writer(id, int(time.time()), model.name, body.wants_usage())
+    exchange = Exchange(house, record, model, asked, speaks)
+    return exchange.stream() if body.stream else await exchange.whole(request)
+
+
+def _id(prefix: str) -> str:
+    return f"{prefix}-{uuid.uuid4().hex}"
+
+
+def _json(body: object) -> Response:
+    return Response(wire.encode(body), media_type="application/json")

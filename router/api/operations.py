@@ -1,0 +1,209 @@
+"""
+What operators, probes and other routers' clients ask: health, metrics, who is in memory, load and unload.
+
+The one rule: looking wakes no model and changes nothing; only load and unload do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from router import __version__
+from router.api import errors, sse, wire
+from router.api.answers import model_entry
+from router.api.errors import NotAllowed
+from router.api.house import House, Record
+from router.api.sse import EventStream
+from router.domain.errors import InvalidRequest, LoadFailed, RouterError
+from router.domain.models import LocalModel
+from router.residency.view import InstanceView
+from router.telemetry import CONTENT_TYPE, logger
+
+log = logger("api")
+
+_LLAMA_SWAP_STATES = {"loading": "starting", "ready": "ready", "draining": "stopping", "stopping": "stopping"}
+
+
+# Health ----------------------------------------------------------------------------------------------------
+
+
+async def root(request: Request, house: House, record: Record) -> Response:
+    return _json({"name": "router", "version": __version__})
+
+
+async def livez(request: Request, house: House, record: Record) -> Response:
+    """200 as long as the gateway can answer at all."""
+    return _json({"status": "ok"})
+
+
+async def readyz(request: Request, house: House, record: Record) -> Response:
+    """200 while requests are taken, 503 once the gateway is stopping. Counts only: anyone may ask."""
+    view = house.residency.view()
+    registry = house.catalog.current
+    body = {
+        "status": "stopping" if view.shutting_down else "ok",
+        "version": __version__,
+        "models": len(registry.models),
+        "broken_models": sum(m.problem is not None for m in registry.models.values()),
+        "failed_models": len(view.failed),
+        "loaded_instances": sum(i.phase == "ready" for i in view.instances),
+        "waiting_requests": sum(view.waiting.values()),
+        "registry_edit_refused": bool(house.catalog.refused),
+    }
+    return _json(body, 503 if view.shutting_down else 200)
+
+
+async def metrics(request: Request, house: House, record: Record) -> Response:
+    return Response(house.metrics.render(), headers={"content-type": CONTENT_TYPE})
+
+
+# llama.cpp's router protocol -------------------------------------------------------------------------------
+
+
+async def load(request: Request, house: House, record: Record) -> Response:
+    """Answers at once; the loading goes on behind it, and /models/sse tells how."""
+    model = await _named(request, house, record)
+    if model.problem is not None:
+        raise LoadFailed(f"The model {model.name!r} cannot be loaded: {model.problem}")
+    house.background.start(f"load {model.name}", _load(house, model))
+    return _json({"success": True})
+
+
+async def _load(house: House, model: LocalModel) -> None:
+    try:
+        await house.residency.load(model)
+    except RouterError as error:
+        log.warning("an operator's load failed", model=model.name, reason=str(error))
+
+
+async def unload(request: Request, house: House, record: Record) -> Response:
+    model = await _named(request, house, record)
+    if not house.residency.unload(model.name):
+        raise InvalidRequest(f"The model {model.name!r} is not running.", "model")
+    return _json({"success": True})
+
+
+async def _named(request: Request, house: House, record: Record) -> LocalModel:
+    body = wire.decode(await request.body(), wire.Body)
+    return house.model(body.model_name(), record)
+
+
+async def changes(request: Request, house: House, record: Record) -> Response:
+    """llama.cpp's events: one for each change of a model's state, with the progress of a load."""
+    settings = house.settings
+    return EventStream(
+        _changes(house, record),
+        commit=0,
+        pause=settings.comment_seconds,
+        waiting=lambda: "no change",
+        refuse=lambda error: errors.response(error, record.id),
+        broken=lambda error: errors.event(error, record.id),
+    )
+
+
+async def _changes(house: House, record: Record) -> AsyncGenerator[bytes, None]:
+    stream = house.residency.changes()
+    try:
+        async for change in stream:
+            model = house.catalog.current.models.get(change.model)
+            if model is None or record.may_use(model):
+                yield sse.data(_event(change.model, change.status, change.progress, model, house))
+    finally:
+        await stream.aclose()
+
+
+def _event(name: str, status: str, progress: float, model: LocalModel | None, house: House) -> dict[str, Any]:
+    data: dict[str, Any] = {"status": status}
+    match status:
+        case "loading":
+            data["progress"] = {"stages": ["text_model"], "current": "text_model", "value": progress}
+        case "loaded" if model is not None:
+            data["info"] = model_entry(model, house.residency.view())
+        case "failed":
+            data["failed"] = True
+            data["error"] = house.residency.view().failed.get(name)
+        case _:
+            pass
+    return {"model": name, "event": "model_status", "data": data}
+
+
+async def props(request: Request, house: House, record: Record) -> Response:
+    """llama.cpp's properties: of the router, or with ?model= of one model, which it does not load."""
+    name = request.query_params.get("model")
+    if not name:
+        return _json(
+            {
+                "role": "router",
+                "models_autoload": True,
+                "max_instances": len(house.catalog.current.models),
+                "model_alias": "router",
+                "default_generation_settings": {"n_ctx": 0},
+                "build_info": f"router {__version__}",
+            }
+        )
+    model = house.model(name, record)
+    status = house.residency.view().status(model.name)
+    return _json(
+        {
+            "model_alias": model.name,
+            "total_slots": model.engine.slots,
+            "default_generation_settings": {"n_ctx": model.engine.context},
+            "modalities": {"vision": False, "audio": False},
+            "is_sleeping": status != "loaded",
+            "build_info": f"router {__version__}",
+        }
+    )
+
+
+# llama-swap's endpoints ------------------------------------------------------------------------------------
+
+
+async def running(request: Request, house: House, record: Record) -> Response:
+    """Every process that holds a model, and what the house has left."""
+    view = house.residency.view()
+    models = house.catalog.current.models
+    seen = [i for i in view.instances if (m := models.get(i.model)) is None or record.may_use(m)]
+    memory = {"budget": view.budget, "used": view.used, "reserved": view.reserved, "free": view.free}
+    body = {
+        "running": [_instance(i, models.get(i.model)) for i in seen],
+        "memory": memory,
+        "waiting": dict(view.waiting),
+        "failed": dict(view.failed),
+    }
+    return _json(body)
+
+
+def _instance(instance: InstanceView, model: LocalModel | None) -> dict[str, Any]:
+    return {
+        "id": instance.id,
+        "model": instance.model,
+        "state": _LLAMA_SWAP_STATES[instance.phase],
+        "phase": instance.phase,
+        "progress": instance.progress,
+        "pid": instance.pid,
+        "bytes": instance.reserved,
+        "estimated": instance.estimated.total,
+        "measured": instance.measured.total if instance.measured else None,
+        "slots": instance.slots,
+        "leases": instance.leases,
+        "idle_seconds": instance.idle_seconds,
+        "expires_in": instance.expires_in,
+        "ttl": model.ttl if model else None,
+        "pinned": model.pinned if model else False,
+    }
+
+
+async def unload_all(request: Request, house: House, record: Record) -> Response:
+    """Busy models drain first. Only for a key that may use every model."""
+    if record.key is not None and "*" not in record.key.models:
+        raise NotAllowed("This key may not unload every model.")
+    house.residency.unload(None)
+    return Response("OK", media_type="text/plain")
+
+
+def _json(body: object, status: int = 200) -> Response:
+    return Response(wire.encode(body), status, media_type="application/json")

@@ -1,0 +1,243 @@
+"""
+The composition root: builds every room, wires them, owns the task group.
+
+The one rule: this is the only file that knows every room, and it decides nothing by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import msgspec
+import uvicorn
+
+from router.api.app import House, build
+from router.domain.errors import RouterError
+from router.domain.models import EngineOptions, Footprint, LocalModel
+from router.registry import loader
+from router.registry.catalog import Catalog
+from router.registry.loader import Registry
+from router.residency.core import Residency
+from router.residency.manager import ResidencyManager
+from router.routing.dispatch import Dispatcher
+from router.runtime.launcher import ProcessLauncher
+from router.runtime.spares import Spares
+from router.settings import Settings
+from router.sizing import devices
+from router.sizing.ledger import Ledger
+from router.telemetry import Metrics, logger
+
+log = logger("bootstrap")
+
+
+class CannotServe(RouterError):
+    """The gateway cannot start as it was asked to; the message says what to do."""
+
+
+class _Server(uvicorn.Server):
+    """Signals are ours: uvicorn would close the listener at once and then wait for ever."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(settings: Settings, ready: Callable[[Registry, str], None] | None = None) -> None:
+    """
+    Run the gateway until SIGTERM or SIGINT. `ready` is called once with the registry and the URL.
+
+    Raises RegistryInvalid or CannotServe before anything is served.
+    """
+    metrics = Metrics()
+    listener = listen(settings.host, settings.port)
+    with contextlib.closing(listener):
+        async with Spares(settings.spares, backend=settings.backend) as spares:
+            launcher = ProcessLauncher(spares, metrics, backend=settings.backend)
+            refiner = Refiner(launcher, Ledger(settings.cache / "footprints.json"))
+            await _run(settings, metrics, launcher, refiner, listener, ready)
+
+
+async def _run(
+    settings: Settings,
+    metrics: Metrics,
+    launcher: ProcessLauncher,
+    refiner: Refiner,
+    listener: socket.socket,
+    ready: Callable[[Registry, str], None] | None,
+) -> None:
+    found = devices.detect()
+    applied: list[Callable[[Registry], None]] = []
+
+    def apply(registry: Registry) -> None:
+        for room in applied:
+            room(registry)
+
+    catalog = Catalog(
+        settings.registry,
+        load=lambda path: loader.load(path, found, settings.cache),
+        refine=refiner.refine,
+        apply=apply,
+        report=lambda outcome, _: metrics.registry_reloads.labels(outcome).inc(),
+    )
+    registry = await catalog.start()
+    check_open(settings, registry)
+    core = Residency(registry.budget, registry.limits)
+    async with ResidencyManager(core, launcher, metrics, device=registry.device.name) as residency:
+        applied.append(lambda new: residency.reconcile(new.models, new.budget, new.limits))
+        apply(registry)
+        house = House(settings, catalog, residency, Dispatcher(residency, metrics), metrics)
+        await _serve_http(
+            settings, house, listener, lambda: ready(registry, _url(listener)) if ready else None
+        )
+
+
+async def _serve_http(
+    settings: Settings, house: House, listener: socket.socket, ready: Callable[[], None]
+) -> None:
+    config = uvicorn.Config(
+        build(house),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        lifespan="on",
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=2,
+        h11_max_incomplete_event_size=64 * 1024,
+    )
+    server = _Server(config)
+    ends = Ends()
+    with ends.installed():
+        async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(house.catalog.watch(), name="registry-watch")
+            serving = tasks.create_task(server.serve([listener]), name="http")
+            tasks.create_task(_announce(server, serving, ready), name="announce")
+            ending = tasks.create_task(ends.asked.wait(), name="signals")
+            await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
+            ending.cancel()
+            watching.cancel()
+            await _drain(house, ends, settings.drain_seconds)
+            server.should_exit = True
+            server.force_exit = ends.at_once.is_set()
+    log.info("stopped")
+
+
+async def _announce(server: uvicorn.Server, serving: asyncio.Task[None], ready: Callable[[], None]) -> None:
+    while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
+        await asyncio.sleep(0.02)
+    if server.started:
+        ready()
+
+
+async def _drain(house: House, ends: Ends, seconds: float) -> None:
+    """The listener stays open: health says 503, new requests are refused, running ones run on."""
+    async with asyncio.TaskGroup() as tasks:
+        drained = tasks.create_task(house.residency.shut_down(seconds), name="drain")
+        hurry = tasks.create_task(ends.at_once.wait(), name="second-signal")
+        await asyncio.wait({drained, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        drained.cancel()
+        hurry.cancel()
+
+
+class Ends:
+    """The first SIGTERM or SIGINT asks for an orderly end, the second for an immediate one."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.at_once = asyncio.Event()
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def _signalled(self) -> None:
+        if self.asked.is_set():
+            self.at_once.set()
+        else:
+            log.info("stopping: requests in flight run on; a second signal stops at once")
+            self.asked.set()
+
+
+class DryRunner(Protocol):
+    """Asks the engine what it would allocate; a process hides behind it."""
+
+    async def build(self) -> str: ...
+    async def dry_run(self, path: str, options: EngineOptions) -> tuple[Footprint | None, str]: ...
+
+
+class Refiner:
+    """Replaces the formula's footprints by llama.cpp's own dry run, where that can be had."""
+
+    def __init__(self, launcher: DryRunner, ledger: Ledger) -> None:
+        self._launcher = launcher
+        self._ledger = ledger
+
+    async def refine(self, registry: Registry) -> Registry:
+        models = {name: await self._refined(model) for name, model in registry.models.items()}
+        return registry.with_models(models)
+
+    async def _refined(self, model: LocalModel) -> LocalModel:
+        if model.problem is not None:
+            return model
+        build = await self._launcher.build()
+        footprint = self._ledger.get(build, model)
+        if footprint is None:
+            footprint, message = await self._launcher.dry_run(model.path, model.engine)
+            if footprint is None:
+                log.warning("no dry run; the formula stands", model=model.name, reason=message)
+                return model
+            self._ledger.put(build, model, footprint)
+        return msgspec.structs.replace(model, footprint=footprint)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises CannotServe when the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise CannotServe(_cannot_listen(host, port, error)) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} on {host} is in use: stop what listens there, or choose another with --port"
+    return f"cannot listen on {host} port {port}: {error.strerror or error}"
+
+
+def check_open(settings: Settings, registry: Registry) -> None:
+    """Without keys the gateway serves this machine only, unless the operator says otherwise."""
+    if registry.keys or settings.allow_open or _is_loopback(settings.host):
+        return
+    raise CannotServe(
+        f"{settings.host} is not a loopback address and the registry has no keys: "
+        "add `keys:` to the registry, or pass --allow-open if everyone who reaches the port may use it"
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    return host in {"localhost", "::1"} or host.startswith("127.")
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

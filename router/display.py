@@ -1,0 +1,202 @@
+"""
+What the command line shows: sizes for people, tables, the banner of a gateway that is ready.
+
+The one rule: values in, text or a table out; only `show` prints.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from router import __version__
+from router.client import Instance, ModelEntry, Running
+from router.domain.models import LocalModel
+from router.registry.loader import Registry
+
+# A registry ------------------------------------------------------------------------------------------------
+
+
+def banner(registry: Registry, url: str) -> str:
+    """What `serve` prints once it answers: where, what fits, and three lines to copy."""
+    models = list(registry.models.values())
+    return "\n".join(
+        [
+            "",
+            f"router {__version__} serves {url}",
+            "",
+            *(f"  {_line(model, registry.budget)}" for model in models),
+            "",
+            f"  {what_fits(registry)}",
+            "  Try:",
+            f"    curl {url}/v1/models",
+            *(f"    {_chat(url, model.name)}" for model in _two_to_try(models)),
+            "",
+        ]
+    )
+
+
+def what_fits(registry: Registry) -> str:
+    """How many of the models the budget holds at once, smallest first."""
+    left, count = registry.budget, 0
+    for need in sorted(m.footprint.total for m in registry.models.values() if m.problem is None):
+        if need > left:
+            break
+        left, count = left - need, count + 1
+    budget = f"The budget of {size(registry.budget)} on {registry.device.name} holds"
+    total = len(registry.models)
+    if count == 0:
+        return f"{budget} none of these models."
+    return f"{budget} {'every model' if count == total else f'at most {count} of {total} models'} at once."
+
+
+def _line(model: LocalModel, budget: int) -> str:
+    if model.problem is not None:
+        return f"{model.name:<28}  cannot be loaded: {model.problem}"
+    aliases = f"  also {', '.join(model.aliases)}" if model.aliases else ""
+    fits = "" if model.footprint.total <= budget else "  does not fit the budget"
+    return f"{model.name:<28} {size(model.footprint.total):>9}{aliases}{fits}"
+
+
+def _two_to_try(models: Sequence[LocalModel]) -> list[LocalModel]:
+    """The smallest and the largest that can chat: the pair that is likeliest to swap."""
+    chatty = [model for model in models if model.problem is None and not model.card.pooled]
+    chatty.sort(key=lambda model: model.footprint.total)
+    return chatty if len(chatty) < 2 else [chatty[0], chatty[-1]]
+
+
+def _chat(url: str, model: str) -> str:
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Say hello"}]})
+    return f"curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"
+
+
+def footprints(registry: Registry) -> Table:
+    """What each model needs of the device, and whether it fits."""
+    table = _table("model", "weights", "kv cache", "compute", "total", "context x slots", "fits")
+    for model in registry.models.values():
+        need = model.footprint
+        parts = (need.weights, need.kv_cache, need.compute + need.overhead, need.total)
+        cells = ["-"] * len(parts) if model.problem else [size(part) for part in parts]
+        slots = f"{model.engine.context} x {model.engine.slots}"
+        _row(table, model.name, *cells, slots, _fits(model, registry.budget))
+    return table
+
+
+def _fits(model: LocalModel, budget: int) -> str:
+    if model.problem is not None:
+        return f"no: {model.problem}"
+    return "yes" if model.footprint.total <= budget else "no: it needs more than the budget"
+
+
+def registry_facts(registry: Registry) -> dict[str, Any]:
+    """The registry as JSON for scripts; sizes in bytes."""
+    return {
+        "registry": str(registry.path),
+        "device": registry.device.name,
+        "budget": registry.budget,
+        "models": [_model_facts(model, registry.budget) for model in registry.models.values()],
+        "warnings": list(registry.warnings),
+    }
+
+
+def _model_facts(model: LocalModel, budget: int) -> dict[str, Any]:
+    need = model.footprint
+    return {
+        "id": model.name,
+        "aliases": list(model.aliases),
+        "path": model.path,
+        "context": model.engine.context,
+        "slots": model.engine.slots,
+        "gpu_layers": model.engine.gpu_layers,
+        "bytes": {
+            "weights": need.weights,
+            "kv_cache": need.kv_cache,
+            "compute": need.compute,
+            "overhead": need.overhead,
+            "total": need.total,
+        },
+        "fits": model.problem is None and need.total <= budget,
+        "problem": model.problem,
+    }
+
+
+# A running gateway -----------------------------------------------------------------------------------------
+
+
+def model_list(entries: Sequence[ModelEntry]) -> Table:
+    table = _table("model", "status", "file", "context", "aliases")
+    for one in entries:
+        status = f"{one.status.value}: {one.status.error}" if one.status.error else one.status.value
+        aliases = ", ".join(one.aliases)
+        _row(table, one.id, status, size(one.meta.size), _or_dash(one.context_length), aliases)
+    return table
+
+
+def instances(now: Running) -> Table:
+    """The processes that hold a model, one a row."""
+    table = _table("instance", "model", "phase", "bytes", "busy", "expires in", "pid")
+    for one in now.running:
+        busy = f"{_or_dash(one.leases)} of {_or_dash(one.slots)}"
+        expires = duration(one.expires_in)
+        _row(table, one.id, one.model, _phase(one), size(one.bytes), busy, expires, _or_dash(one.pid))
+    return table
+
+
+def _phase(one: Instance) -> str:
+    return f"loading {one.progress:.0%}" if one.phase == "loading" else one.phase
+
+
+def memory(now: Running) -> list[str]:
+    """Lines about the budget, about who waits, and about models that failed."""
+    lines = []
+    if (held := now.memory) is not None:
+        used = size(held.used + held.reserved)
+        lines.append(f"{used} of {size(held.budget)} held, {size(held.free)} free")
+    lines += [f"waiting for {model}: {count}" for model, count in now.waiting.items()]
+    lines += [f"failed: {model}: {reason}" for model, reason in now.failed.items()]
+    return lines
+
+
+# Cells -----------------------------------------------------------------------------------------------------
+
+
+def size(count: int | None) -> str:
+    """Bytes for people, in the units that budgets are written in."""
+    if count is None:
+        return "-"
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for people."""
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+
+
+def _or_dash(value: int | None) -> str:
+    return "-" if value is None else str(value)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _row(table: Table, *cells: str) -> None:
+    """Cells as they are: brackets in a model's name are no markup."""
+    table.add_row(*(Text(cell) for cell in cells))
+
+
+def show(table: Table) -> None:
+    """Print a table to stdout; a pipe gets its rows unbroken."""
+    Console(highlight=False, width=None if sys.stdout.isatty() else 500).print(table)

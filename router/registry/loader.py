@@ -1,0 +1,310 @@
+"""
+Text to Registry: the whole of it, or every problem with its line.
+
+The one rule: what is wrong in the text raises; what is wrong with a model's file marks that model alone.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+
+import msgspec
+from pydantic import ValidationError
+
+from router.domain.errors import RegistryInvalid
+from router.domain.models import (
+    ALL_LAYERS,
+    EngineOptions,
+    Footprint,
+    Limits,
+    LocalModel,
+    ModelCard,
+    SamplingDefaults,
+)
+from router.registry import document, explain, files, memory, names, schema
+from router.registry.document import Document, DocumentInvalid, Position, Problem
+from router.registry.document import Path as KeyPath
+from router.registry.memory import Memory
+from router.sizing import estimate, gguf
+from router.sizing.devices import Device
+
+DEFAULT_CONTEXT = 4096
+"""Tokens of a slot where neither model nor defaults say; less where the model was trained on less."""
+
+_PROCESS = ("context", "slots", "gpu_layers", "kv_type", "flash_attention", "ubatch")
+MAX_PROBLEMS = 100
+"""So many are told, first ones first."""
+DEFAULT_TTL = 600.0
+"""Seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A client: `sha256` of its key in lower case; names of models, or "*" for all of them."""
+
+    name: str
+    sha256: str
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """One generation of the registry, understood. Constant: a request keeps the one that it began with."""
+
+    path: Path
+    models: Mapping[str, LocalModel]
+    """In the order of the file."""
+    aliases: Mapping[str, str]
+    """Alias -> name of its model."""
+    device: Device
+    budget: int
+    """Bytes of the device that models may hold."""
+    keys: tuple[Key, ...]
+    limits: Limits
+    warnings: tuple[str, ...]
+    """`file:line:column: path: reason` each."""
+    places: Mapping[str, str] = field(default_factory=dict)
+    """Model -> `file:line:column: models.name`, to begin a message with."""
+    written: Mapping[str, str] = field(default_factory=dict)
+    """Model -> what the file says of its process, as one text: equal texts are an unchanged model."""
+
+    def with_models(self, models: Mapping[str, LocalModel], warnings: Sequence[str] = ()) -> Registry:
+        """The same registry with other values for its models, and more to warn of."""
+        return replace(self, models=MappingProxyType(dict(models)), warnings=(*self.warnings, *warnings))
+
+    def say(self, model: str, reason: str) -> str:
+        """A line about a model, with its place in the file."""
+        return f"{self.places.get(model, f'{self.path}: models.{model}')}: {reason}"
+
+
+def load(path: Path, devices: Sequence[Device], cache: Path) -> Registry:
+    """
+    Read the registry file and the headers of its models' files.
+
+    `devices`: what was detected. `cache`: `{cache: file}` looks in its `models` folder.
+    Raises RegistryInvalid.
+    """
+    try:
+        text = document.parse(_read(path), schema.WORDS)
+    except DocumentInvalid as error:
+        raise _invalid(path, error.problems) from error
+    return _Load(path, text, devices, cache).registry()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            kind = "a directory" if path.is_dir() else "not a regular file"
+            raise _unreadable(f"this is {kind}; a registry is a YAML file")
+        with path.open("rb") as file:
+            return file.read(document.MAX_BYTES + 1)
+    except FileNotFoundError as error:
+        raise _unreadable("there is no such file") from error
+    except (OSError, ValueError) as error:
+        raise _unreadable(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _unreadable(reason: str) -> DocumentInvalid:
+    return DocumentInvalid([Problem(Position(1, 1), (), reason)])
+
+
+def _invalid(path: Path, problems: Sequence[Problem]) -> RegistryInvalid:
+    lines = [problem.line(str(path)) for problem in document.in_order(problems)]
+    more = [f"{path}: and {len(lines) - MAX_PROBLEMS} more problems"] if len(lines) > MAX_PROBLEMS else []
+    return RegistryInvalid(lines[:MAX_PROBLEMS] + more)
+
+
+class _Load:
+    """One reading of one file: collects problems and warnings on the way."""
+
+    def __init__(self, path: Path, text: Document, devices: Sequence[Device], cache: Path) -> None:
+        self._path = path
+        self._text = text
+        self._devices = devices
+        self._cache = cache
+        self._problems: list[Problem] = [*text.problems, *names.problems(text)]
+        self._warnings: list[Problem] = []
+
+    def registry(self) -> Registry:
+        written = self._written()
+        share = self._memory(written)
+        limits = _limits(written.limits)
+        self._problems += names.limits(self._text, limits)
+        models = {
+            name: self._model(name, model, written.defaults or schema.Engine(), share)
+            for name, model in written.models.items()
+        }
+        if self._problems:
+            raise _invalid(self._path, self._problems)
+        aliases = {alias: name for name, model in models.items() for alias in model.aliases}
+        return Registry(
+            path=self._path,
+            models=MappingProxyType(models),
+            aliases=MappingProxyType(aliases),
+            device=share.device,
+            budget=share.budget,
+            keys=tuple(_key(key, aliases) for key in written.keys or ()),
+            limits=limits,
+            warnings=tuple(w.line(str(self._path)) for w in document.in_order(self._warnings)),
+            places={name: self._place(name) for name in models},
+            written={name: _as_written(model, written.defaults) for name, model in written.models.items()},
+        )
+
+    def _written(self) -> schema.RegistryFile:
+        """The validated file, without the models at fault, so that the others can still be looked at."""
+        value = dict(self._text.value)
+        found = self._validate(value)
+        if isinstance(found, schema.RegistryFile):
+            return found
+        self._problems += found
+        faulty = {p.path[1] for p in found if p.path[:1] == ("models",) and len(p.path) > 1}
+        if isinstance(models := value.get("models"), dict):
+            value["models"] = {name: model for name, model in models.items() if name not in faulty}
+        again = self._validate(value)
+        if isinstance(again, schema.RegistryFile):
+            return again
+        raise _invalid(self._path, self._problems)
+
+    def _validate(self, value: Mapping[str, object]) -> schema.RegistryFile | list[Problem]:
+        try:
+            return schema.RegistryFile.model_validate(value)
+        except ValidationError as error:
+            return explain.problems(self._text, error)
+
+    def _memory(self, written: schema.RegistryFile) -> Memory:
+        path: KeyPath = ("devices", *(written.devices or ()))
+        try:
+            chosen = memory.choose(self._devices, written.devices)
+        except ValueError as error:
+            self._problem(path, str(error))
+            raise _invalid(self._path, self._problems) from error
+        if chosen.warning:
+            self._warn(path, chosen.warning)
+        return chosen
+
+    def _model(self, name: str, model: schema.Model, defaults: schema.Engine, share: Memory) -> LocalModel:
+        file = files.find(model.path, self._path.parent, self._cache)
+        if file.problem:
+            self._warn(("models", name, "path"), file.problem)
+        card = gguf.card(file.header) if file.header else ModelCard()
+        said = _Said(model, defaults)
+        engine = self._engine(name, said, card)
+        engine, footprint = self._placed(name, said, engine, file.header, share)
+        self._quality(name, model, card)
+        return LocalModel(
+            name=name,
+            path=str(file.path),
+            footprint=footprint,
+            engine=engine,
+            file=file.identity,
+            card=card,
+            aliases=tuple(model.aliases or ()),
+            pinned=bool(model.pinned),
+            preload=bool(model.preload),
+            ttl=said.ttl(),
+            priority=model.priority or 0,
+            params=_params(defaults.params, model.params),
+            sha256=model.sha256.lower() if model.sha256 else None,
+            problem=file.problem,
+        )
+
+    def _engine(self, name: str, said: _Said, card: ModelCard) -> EngineOptions:
+        own = card.context_train or 0
+        asked = said.model.context
+        if asked is not None and own and asked > own:
+            self._problem(
+                ("models", name, "context"),
+                f"the model was made for {own} tokens at most, got {asked}",
+            )
+        default = said.defaults.context or DEFAULT_CONTEXT
+        chosen = said.chosen("slots", "kv_type", "flash_attention", "ubatch")
+        context = asked or (min(default, own) if own else default)
+        return msgspec.structs.replace(EngineOptions(context=context), **chosen)
+
+    def _placed(
+        self, name: str, said: _Said, engine: EngineOptions, header: gguf.Header | None, share: Memory
+    ) -> tuple[EngineOptions, Footprint]:
+        """Which layers go where, and the bytes that this takes on the device."""
+        gpu = share.device.kind == "cuda"
+        layers = said.chosen("gpu_layers").get("gpu_layers", "auto")
+        if not gpu:
+            if isinstance(layers, int) and layers > 0:
+                self._warn(("models", name), f"gpu_layers has no effect: {share.device.name} is no GPU")
+            # Served from host memory beside a GPU: nothing may go there that nobody counts.
+            layers = 0 if any(d.kind == "cuda" for d in self._devices) else ALL_LAYERS
+        elif layers == "all" or header is None:
+            layers = ALL_LAYERS
+        elif layers == "auto":
+            layers = estimate.layers_that_fit(header, engine, share.budget, gpu=True)
+        engine = msgspec.structs.replace(engine, gpu_layers=layers)
+        return engine, estimate.formula(header, engine, gpu=gpu) if header else Footprint()
+
+    def _quality(self, name: str, model: schema.Model, card: ModelCard) -> None:
+        if model.quality == "agentic" and card.quantization.startswith(("Q2", "Q3", "IQ1", "IQ2", "IQ3")):
+            self._warn(
+                ("models", name, "quality"),
+                f"a {card.quantization} file loses the exactness that tool calls and long plans need: "
+                "use Q4 or better, or write quality: chat",
+            )
+
+    def _place(self, name: str) -> str:
+        position = self._text.key("models", name)
+        return f"{self._path}:{position.line}:{position.column}: {document.dotted(('models', name))}"
+
+    def _problem(self, path: KeyPath, reason: str) -> None:
+        self._problems.append(Problem(self._text.at(*path), path, reason))
+
+    def _warn(self, path: KeyPath, reason: str) -> None:
+        self._warnings.append(Problem(self._text.at(*path), path, reason))
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What a model says, else what the defaults say."""
+
+    model: schema.Model
+    defaults: schema.Engine
+
+    def chosen(self, *keys: str) -> dict[str, int | str]:
+        """Only the keys that one of the two has."""
+        pairs = ((key, [getattr(self.model, key), getattr(self.defaults, key)]) for key in keys)
+        return {
+            key: next(v for v in values if v is not None)
+            for key, values in pairs
+            if any(v is not None for v in values)
+        }
+
+    def ttl(self) -> float | None:
+        """None is a word here: never."""
+        for section in (self.model, self.defaults):
+            if "ttl" in section.model_fields_set:
+                return section.ttl
+        return DEFAULT_TTL
+
+
+def _as_written(model: schema.Model, defaults: schema.Engine | None) -> str:
+    own = [getattr(model, key) for key in ("path", "sha256", *_PROCESS)]
+    return repr((own, [getattr(defaults, key) for key in _PROCESS] if defaults else []))
+
+
+def _limits(written: schema.Limits | None) -> Limits:
+    return msgspec.structs.replace(Limits(), **written.model_dump(exclude_none=True)) if written else Limits()
+
+
+def _params(*sections: schema.Params | None) -> SamplingDefaults:
+    """Later ones win."""
+    said: dict[str, object] = {}
+    for section in sections:
+        said |= section.model_dump(exclude_none=True) if section else {}
+    if isinstance(stop := said.get("stop"), list):
+        said["stop"] = tuple(stop)
+    return msgspec.convert(said, SamplingDefaults)
+
+
+def _key(key: schema.Key, aliases: Mapping[str, str]) -> Key:
+    names_of_models = dict.fromkeys(aliases.get(name, name) for name in key.models)
+    return Key(key.name, key.sha256.lower(), tuple(names_of_models))

@@ -1,0 +1,1 @@
+"""Who is in memory. A pure core decides, one manager acts. Read `core.py` first."""

@@ -1,0 +1,143 @@
+"""
+What can happen to residency (events), and what it asks to be done (actions).
+
+The one rule: values only. An event carries its own time, in seconds of a clock that never goes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from router.domain.errors import Unavailable
+from router.domain.models import Limits, LocalModel
+from router.residency.state import StartReason, StopReason
+
+# Events ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRequested:
+    at: float
+    ticket: int
+    model: LocalModel
+    deadline: float | None = None
+    """When to give up waiting; None = after the registry's `max_wait`."""
+    reason: StartReason = "request"
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseReleased:
+    """The holder is done, or gave up waiting. Safe to send twice, and for a ticket that was refused."""
+
+    at: float
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    at: float
+    instance: str
+    slots: int
+    resident: int
+    """Bytes measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLost:
+    """The process serves no more (its socket is closed), but it is not reaped: its memory is still held."""
+
+    at: float
+    instance: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerExited:
+    """The process is gone and the kernel has its memory back; also the end of a load that failed."""
+
+    at: float
+    instance: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsDesired:
+    """The whole registry, not a diff: residency is told levels, not edges."""
+
+    at: float
+    models: Mapping[str, LocalModel]
+    budget: int
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadRequested:
+    """An operator sends a model away, or all of them (`name` None)."""
+
+    at: float
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownRequested:
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class TimePassed:
+    at: float
+
+
+Event = (
+    LeaseRequested
+    | LeaseReleased
+    | WorkerReady
+    | WorkerLost
+    | WorkerExited
+    | ModelsDesired
+    | UnloadRequested
+    | ShutdownRequested
+    | TimePassed
+)
+
+# Actions --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StartWorker:
+    instance: str
+    model: LocalModel
+    reason: StartReason
+
+
+@dataclass(frozen=True, slots=True)
+class StopWorker:
+    instance: str
+    reason: StopReason
+
+
+@dataclass(frozen=True, slots=True)
+class GrantLease:
+    ticket: int
+    instance: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefuseLease:
+    """The ticket has no further outcome. A lease that was granted is refused when its worker dies."""
+
+    ticket: int
+    error: type[Unavailable]
+    reason: str
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WakeAt:
+    """Send TimePassed then. A later one replaces it."""
+
+    at: float
+
+
+Action = StartWorker | StopWorker | GrantLease | RefuseLease | WakeAt

@@ -1,0 +1,326 @@
+"""
+The shell around the core: events in, actions carried out, leases handed over.
+
+The one rule: from an event to the last of its actions nothing awaits, so that no coroutine can see the house
+half-changed; and nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import itertools
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, assert_never
+
+from router.domain.errors import LoadFailed, WorkerCrashed
+from router.domain.generation import Delta, EmbeddingRequest, Embeddings, GenerationRequest
+from router.domain.models import Footprint, Limits, LocalModel
+from router.protocol import EngineFacts, EngineGauges
+from router.residency import events
+from router.residency.core import Residency
+from router.residency.feed import Feed, StatusChange
+from router.residency.report import Report
+from router.residency.state import Phase, StartReason
+from router.residency.view import HouseView, Status, WorkerView, house_view
+from router.telemetry import Metrics, logger
+
+log = logger("residency")
+
+MEMORY = 256
+"""How many of the last events and actions are kept for post-mortems."""
+
+
+class Worker(Protocol):
+    """A process with a model in memory."""
+
+    @property
+    def facts(self) -> EngineFacts: ...
+    @property
+    def resident(self) -> Footprint: ...
+    @property
+    def pid(self) -> int: ...
+    @property
+    def gauges(self) -> EngineGauges: ...
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+        """Closing it cancels. Raises InvalidRequest, ContextOverflow, WorkerCrashed."""
+        ...
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings: ...
+
+    async def wait_gone(self) -> None:
+        """Returns when it serves no more."""
+        ...
+
+
+class Launcher(Protocol):
+    def launch(
+        self, instance: str, model: LocalModel, progress: Callable[[float], None]
+    ) -> contextlib.AbstractAsyncContextManager[Worker]:
+        """Enter: spawn and wait until ready, or raise LoadFailed. Leave: the process is gone."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to one slot of one ready worker. The seconds are the two parts of the wait for it."""
+
+    instance: str
+    worker: Worker
+    queue_seconds: float
+    load_seconds: float
+    """The part of the wait in which this very instance was loading."""
+
+
+@dataclass(slots=True)
+class _Life:
+    """What the shell keeps of one instance."""
+
+    model: LocalModel
+    reason: StartReason
+    started: float
+    task: asyncio.Task[None]
+    worker: Worker | None = None
+    ready: float | None = None
+    progress: float = 0.0
+    told_to_stop: bool = False
+    cause: str = "it ended without a word"
+
+
+class ResidencyManager:
+    """
+    Enter it before use. `device` names the budget's device in the metrics; `clock` gives seconds and never
+    goes back.
+    """
+
+    def __init__(
+        self,
+        core: Residency,
+        launcher: Launcher,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+        device: str = "host",
+    ) -> None:
+        self._core = core
+        self._launcher = launcher
+        self._clock = clock
+        self._report = Report(metrics, core.tables, device)
+        self._feed = Feed(self._statuses)
+        self._lives: dict[str, _Life] = {}
+        self._grants: dict[int, asyncio.Future[str]] = {}
+        self._tickets = itertools.count(1)
+        self._tasks = asyncio.TaskGroup()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._memory: deque[events.Event | events.Action] = deque(maxlen=MEMORY)
+
+    async def __aenter__(self) -> ResidencyManager:
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._post(events.ShutdownRequested(self._clock()))
+        for life in self._lives.values():
+            life.task.cancel()
+        await self._tasks.__aexit__(None, None, None)
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._feed.close()
+
+    # What others ask --------------------------------------------------------------------------------------
+
+    def lease(
+        self, model: LocalModel, wait: float | None = None
+    ) -> contextlib.AbstractAsyncContextManager[Lease]:
+        """
+        One slot of `model`, for as long as the context is open; it is loaded if it has to be.
+
+        `wait`: the most seconds to wait; None = the registry's `max_wait`. Raises the kinds of Unavailable.
+        """
+        return self._lease(model, wait, "request")
+
+    async def load(self, model: LocalModel) -> None:
+        """An operator's load: returns when the model is ready. Raises the kinds of Unavailable."""
+        instance = self._core.tables.serving(model.fingerprint)
+        if instance is None or instance.phase is not Phase.READY:
+            async with self._lease(model, None, "operator"):
+                pass
+
+    def unload(self, name: str | None) -> int:
+        """An operator's unload; None = all. Busy ones finish first. Returns how many were told to go."""
+        before = {i.id for i in self._core.tables.instances.values() if i.open}
+        self._post(events.UnloadRequested(self._clock(), name))
+        return len(before - {i.id for i in self._core.tables.instances.values() if i.open})
+
+    def reconcile(self, models: Mapping[str, LocalModel], budget: int, limits: Limits) -> None:
+        """The whole registry as it is now; residency moves towards it. `budget` in bytes."""
+        self._post(events.ModelsDesired(self._clock(), models, budget, limits))
+
+    def view(self) -> HouseView:
+        workers = {name: _worker_view(life) for name, life in self._lives.items()}
+        return house_view(self._core.tables, self._clock(), workers)
+
+    def changes(self) -> AsyncGenerator[StatusChange, None]:
+        """Each change of a model's status or progress from now on; a slow reader gets the latest of each."""
+        return self._feed.changes()
+
+    def history(self) -> tuple[str, ...]:
+        """The last events and actions, oldest first."""
+        return tuple(repr(entry) for entry in self._memory)
+
+    async def shut_down(self, drain: float) -> None:
+        """Refuse who waits and who comes, let leases run for `drain` seconds, stop every worker."""
+        self._post(events.ShutdownRequested(self._clock()))
+        await self._wait_for_lives(drain)
+        for life in self._lives.values():
+            life.task.cancel()
+        await self._wait_for_lives(None)
+
+    async def _wait_for_lives(self, seconds: float | None) -> None:
+        if tasks := [life.task for life in self._lives.values()]:
+            await asyncio.wait(tasks, timeout=seconds)
+
+    # Leases -----------------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _lease(
+        self, model: LocalModel, wait: float | None, reason: StartReason
+    ) -> AsyncIterator[Lease]:
+        ticket = next(self._tickets)
+        asked = self._clock()
+        deadline = None if wait is None else asked + wait
+        grant = self._grants[ticket] = asyncio.get_running_loop().create_future()
+        try:
+            self._post(events.LeaseRequested(asked, ticket, model, deadline, reason))
+            yield self._handed_over(await grant, asked)
+        finally:
+            del self._grants[ticket]
+            if grant.done() and not grant.cancelled():
+                grant.exception()  # seen, even if we were cancelled in the tick of the refusal
+            self._post(events.LeaseReleased(self._clock(), ticket))
+
+    def _handed_over(self, instance: str, asked: float) -> Lease:
+        life = self._lives.get(instance)
+        if life is None or life.worker is None or life.ready is None:
+            raise WorkerCrashed(f"The worker {instance} died before it was used.", 1.0)
+        waited = self._clock() - asked
+        loading = max(life.ready - max(asked, life.started), 0.0)
+        self._report.granted(waited)
+        return Lease(instance, life.worker, max(waited - loading, 0.0), loading)
+
+    # From an event to its actions -------------------------------------------------------------------------
+
+    def _post(self, event: events.Event) -> None:
+        self._memory.append(event)
+        try:
+            actions = self._core.handle(event)
+        except Exception:
+            log.critical("residency broke; its last events follow", history=self.history())
+            raise
+        self._memory.extend(actions)
+        for action in actions:
+            self._carry_out(action)
+        self._feed.stir()
+
+    def _carry_out(self, action: events.Action) -> None:
+        match action:
+            case events.GrantLease(ticket, instance):
+                # A waiter cancelled this very tick is about to send LeaseReleased anyway.
+                grant = self._grants.get(ticket)
+                if grant is not None and not grant.done():
+                    grant.set_result(instance)
+            case events.RefuseLease(ticket, error, reason, retry_after):
+                self._report.refused(error.__name__, reason)
+                # No future is open for a lease in use: there the worker's own streams tell of the crash.
+                grant = self._grants.get(ticket)
+                if grant is not None and not grant.done():
+                    grant.set_exception(error(reason, retry_after))
+            case events.StartWorker():
+                self._start(action)
+            case events.StopWorker(instance, why):
+                life = self._lives[instance]
+                self._report.stopping(instance, self._model(instance), why, life.ready is not None)
+                life.told_to_stop = True
+                life.task.cancel()
+            case events.WakeAt(at):
+                self._set_alarm(at)
+            case _:
+                assert_never(action)
+
+    def _start(self, order: events.StartWorker) -> None:
+        self._report.starting(order.instance, order.model, order.reason)
+        task = self._tasks.create_task(self._live(order.instance), name=f"life of {order.instance}")
+        self._lives[order.instance] = _Life(order.model, order.reason, self._clock(), task)
+        # Not in a `finally`: a task that is cancelled before its first step never enters its body.
+        task.add_done_callback(functools.partial(self._ended, order.instance))
+
+    async def _live(self, instance: str) -> None:
+        """One task per worker, from its first breath to its last. To stop a worker is to cancel it."""
+        life = self._lives[instance]
+        progress = functools.partial(self._progressed, life)
+        try:
+            async with self._launcher.launch(instance, life.model, progress) as worker:
+                self._came_up(instance, life, worker)
+                await worker.wait_gone()
+                self._went_down(instance, life, "its process ended")
+        except LoadFailed as failure:
+            life.cause = failure.message
+        except Exception as error:  # a launcher's bug may cost one worker, not the gateway
+            log.exception("the launcher broke", instance=instance)
+            life.cause = f"{type(error).__name__}: {error}"
+
+    def _came_up(self, instance: str, life: _Life, worker: Worker) -> None:
+        life.worker, life.ready = worker, self._clock()
+        resident = _resident(worker.resident, life.model.footprint)
+        took = life.ready - life.started
+        self._report.ready(instance, self._model(instance), life.reason, resident, took)
+        self._post(events.WorkerReady(life.ready, instance, worker.facts.slots, resident))
+
+    def _went_down(self, instance: str, life: _Life, cause: str) -> None:
+        """Said before the process is cleared away, so that nobody is handed a dead worker meanwhile."""
+        life.worker, life.cause = None, cause
+        self._post(events.WorkerLost(self._clock(), instance, cause))
+
+    def _ended(self, instance: str, task: asyncio.Task[None]) -> None:
+        life = self._lives.pop(instance)
+        if not life.told_to_stop and not self._core.tables.shutting_down:
+            self._report.died(instance, self._model(instance), life.cause, life.ready is not None)
+        self._post(events.WorkerExited(self._clock(), instance, life.cause))
+
+    def _progressed(self, life: _Life, fraction: float) -> None:
+        life.progress = min(max(fraction, 0.0), 1.0)
+        self._feed.stir()
+
+    def _set_alarm(self, at: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        delay = max(0.0, at - self._clock())
+        self._alarm = asyncio.get_running_loop().call_later(delay, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._post(events.TimePassed(self._clock()))
+
+    def _statuses(self) -> dict[str, tuple[Status, float]]:
+        view = self.view()
+        names = view.fingerprints.keys() | {i.model for i in view.instances}
+        return {name: (view.status(name), view.progress(name)) for name in names}
+
+    def _model(self, instance: str) -> LocalModel:
+        """As the registry has it now; what the worker was started with may have another name by then."""
+        return self._core.tables.instances[instance].model
+
+
+def _worker_view(life: _Life) -> WorkerView:
+    if life.worker is None:
+        return WorkerView(progress=life.progress)
+    return WorkerView(life.progress, life.worker.pid, life.worker.resident, life.worker.gauges)
+
+
+def _resident(measured: Footprint, estimated: Footprint) -> int:
+    """Bytes. A worker that counted only llama.cpp's buffers is charged the estimate of the rest."""
+    return measured.total + (0 if measured.overhead else estimated.overhead)

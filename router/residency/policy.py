@@ -1,0 +1,101 @@
+"""
+Whom to evict, when, and how long to pause: the taste of the house.
+
+The one rule: arithmetic over values that are handed in; nothing here changes an instance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from router.domain.models import Limits
+from router.residency.state import Failures, Instance, Waiter
+
+LINGER = 0.05
+"""Seconds that an idle model inside its hold is kept for a client who may be about to come back."""
+
+LONGEST_RETRY = 120.0
+SHORTEST_RETRY = 1.0
+
+
+def goes_at(waiter: Waiter, holder: Instance, limits: Limits) -> float:
+    """
+    The moment from which `holder`, which is ready, may be sent away for `waiter`.
+
+    Idle: at once. One client that alternates between models asks for the second only after it is done with
+    the first, and must not wait. But a waiter that was there while the holder worked shows that there are two
+    clients; then the holder gets LINGER to be asked again, so that a swap serves more than one request, until
+    its minimum hold is over.
+
+    Busy: once the waiter's patience and the holder's minimum hold are both over. Patience alone would let two
+    long queues swap after every batch (llama-swap #811), hold alone would drain a busy model for a newcomer.
+    """
+    held_until = (holder.ready_at or 0.0) + limits.hold
+    if holder.leases:
+        return max(waiter.since + limits.patience, held_until)
+    if waiter.since >= holder.last_used:
+        return holder.last_used
+    return min(held_until, holder.last_used + LINGER)
+
+
+def oldest_first(instances: Iterable[Instance]) -> list[Instance]:
+    """Idle ones before busy ones, each by last use: the order in which victims are considered."""
+    return sorted(instances, key=lambda i: (bool(i.leases), i.last_used))
+
+
+def cover(missing: int, candidates: Sequence[Instance]) -> list[Instance] | None:
+    """
+    The fewest of `candidates`, from the first on, whose memory covers `missing` bytes.
+
+    None when even all of them do not: then nobody is evicted in vain.
+    """
+    chosen: list[Instance] = []
+    for instance in candidates:
+        if missing <= 0:
+            break
+        chosen.append(instance)
+        missing -= instance.reserved
+    if missing > 0:
+        return None
+    surplus = -missing
+    for instance in list(chosen):  # drop early picks that a later, larger one made unnecessary
+        if instance.reserved <= surplus:
+            chosen.remove(instance)
+            surplus -= instance.reserved
+    return chosen
+
+
+def to_shrink(over: int, loading: int, ready: Iterable[Instance], pinned: Collection[str]) -> list[Instance]:
+    """
+    Who goes when an edit lowered the budget by `over` bytes too many; `pinned` holds ids.
+
+    Pinned ones go only for what is left when all others are gone, `loading` bytes included: those are asked
+    again once they are ready.
+    """
+    ordered = oldest_first(ready)
+    others = [i for i in ordered if i.id not in pinned]
+    if (chosen := cover(over, others)) is not None:
+        return chosen
+    over -= loading + sum(i.reserved for i in others)
+    last = [i for i in ordered if i.id in pinned]
+    chosen = cover(over, last)
+    return others + (last if chosen is None else chosen)
+
+
+def after_failure(record: Failures, at: float, reason: str, limits: Limits) -> Failures:
+    """
+    The record after one more failure at `at`.
+
+    The first few within the window cost nothing but themselves, so that a crash is retried at once. Then each
+    further one pauses the model, twice as long each time, until it has stayed up for a whole window.
+    """
+    times = [t for t in record.times if t > at - limits.failure_window] + [at]
+    if record.strikes == 0 and len(times) < limits.failures:
+        return Failures(times, 0, record.until, reason)
+    pause = min(limits.backoff * 2.0 ** min(record.strikes, 64), limits.backoff_max)
+    return Failures(times[-limits.failures :], record.strikes + 1, at + pause, reason)
+
+
+def retry_after(ahead: int, limits: Limits) -> float:
+    """Seconds after which a refused client may try again, when models for `ahead` others go first."""
+    return min(max(ahead * limits.patience, SHORTEST_RETRY), LONGEST_RETRY)

@@ -1,0 +1,105 @@
+"""
+What residency tells operators: counters, gauges and log lines.
+
+The one rule: label values come from the registry; what leaves the registry leaves the metrics.
+"""
+
+from __future__ import annotations
+
+from router.domain.models import LocalModel
+from router.residency.state import Instance, Phase, StartReason, StopReason, Tables
+from router.telemetry import Metrics, logger
+
+log = logger("residency")
+
+
+class Report:
+    """`device` is the label of the budget's device. Reads `tables`, never writes them."""
+
+    def __init__(self, metrics: Metrics, tables: Tables, device: str) -> None:
+        self._metrics = metrics
+        self._tables = tables
+        self._device = device
+        self._named: set[str] = set()
+        metrics.on_scrape(self.refresh)
+
+    # Decisions --------------------------------------------------------------------------------------------
+
+    def starting(self, instance: str, model: LocalModel, reason: StartReason) -> None:
+        reserved = self._tables.instances[instance].reserved
+        log.info("loading", model=model.name, instance=instance, reason=reason, reserved=reserved)
+
+    def ready(
+        self, instance: str, model: LocalModel, reason: StartReason, resident: int, took: float
+    ) -> None:
+        self._metrics.swaps.labels(model.name, reason).inc()
+        log.info("ready", model=model.name, instance=instance, resident=resident, seconds=round(took, 3))
+
+    def stopping(self, instance: str, model: LocalModel, reason: StopReason, was_ready: bool) -> None:
+        if was_ready:
+            self._metrics.evictions.labels(model.name, reason).inc()
+        log.info("unloading", model=model.name, instance=instance, reason=reason)
+
+    def died(self, instance: str, model: LocalModel, cause: str, was_ready: bool) -> None:
+        self._metrics.worker_restarts.labels(model.name).inc()
+        if was_ready:
+            self._metrics.evictions.labels(model.name, "crashed").inc()
+        what = "worker died" if was_ready else "load failed"
+        log.warning(what, model=model.name, instance=instance, cause=cause)
+
+    def granted(self, waited: float) -> None:
+        self._metrics.queue_wait.observe(waited)
+
+    def refused(self, error: str, reason: str) -> None:
+        # Overload refuses many times a second: the access log and the counters tell of it, not this line.
+        log.debug("refused", error=error, reason=reason)
+
+    # Gauges -----------------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Bring every gauge up to date; called when metrics are scraped."""
+        self._forget_the_gone()
+        self._device_gauges()
+        waiting: dict[str, int] = {}
+        for waiter in self._tables.waiting.values():
+            waiting[waiter.model.name] = waiting.get(waiter.model.name, 0) + 1
+        for name, model in self._tables.desired.items():
+            fingerprint = model.fingerprint
+            here = [
+                i
+                for i in self._tables.instances.values()
+                if name == i.model.name or i.fingerprint == fingerprint
+            ]
+            self._model_gauges(model, here, waiting.get(name, 0))
+
+    def _device_gauges(self) -> None:
+        tables = self._tables
+        moving = tables.bytes_in(Phase.LOADING) + tables.bytes_in(Phase.STOPPING)
+        figures = {
+            "budget": tables.budget,
+            "used": tables.used - moving,
+            "reserved": moving,
+            "free": tables.free,
+        }
+        for kind, figure in figures.items():
+            self._metrics.device_bytes.labels(self._device, kind).set(figure)
+
+    def _model_gauges(self, model: LocalModel, here: list[Instance], waiting: int) -> None:
+        metrics, name = self._metrics, model.name
+        resident = [i for i in here if i.phase in (Phase.READY, Phase.DRAINING)]
+        metrics.model_loaded.labels(name).set(1 if resident else 0)
+        metrics.slots_busy.labels(name).set(sum(len(i.leases) for i in resident))
+        metrics.waiting.labels(name).set(waiting)
+        metrics.model_bytes.labels(name, "estimated").set(model.footprint.total)
+        measured = self._tables.measured.get(model.fingerprint)
+        if measured is not None:
+            metrics.model_bytes.labels(name, "measured").set(measured)
+        else:
+            metrics.model_bytes.remove(name, "measured")
+
+    def _forget_the_gone(self) -> None:
+        named = set(self._tables.desired)
+        alive = {i.model.name for i in self._tables.instances.values()}
+        for name in self._named - named - alive:
+            self._metrics.forget(name)
+        self._named = (self._named & alive) | named

@@ -1,0 +1,168 @@
+"""
+The nouns of residency: an instance of a model, a waiter for one, and the tables they live in.
+
+The one rule: tables answer questions about themselves and decide nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from router.domain.models import Limits, LocalModel
+
+StartReason = Literal["request", "preload", "operator"]
+StopReason = Literal["idle", "requested", "pressure", "changed", "oom"]
+
+
+class Phase(enum.Enum):
+    """
+    The life of one worker process::
+
+        LOADING --> READY <-> DRAINING --> STOPPING --> (gone)
+           |          |                       ^
+           +----------+-----------------------+
+
+    Any phase may end in (gone) without warning: processes crash. DRAINING goes back to READY only when the
+    waiter for whom it was drained has left. Memory is held from LOADING until (gone), never a moment less.
+    """
+
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    """Finishes its leases, takes no new ones."""
+    STOPPING = "stopping"
+    """Told to exit, or dead and not yet reaped; its memory is on the way back."""
+
+
+@dataclass(slots=True)
+class Instance:
+    """One worker process that holds, or will hold, one version of a model. Times are the events' seconds."""
+
+    id: str
+    """The model's name and a number that is never used again: "qwen3-8b#3"."""
+    model: LocalModel
+    fingerprint: str
+    reserved: int
+    """Bytes it holds in the books: the estimate while it loads, the measured bytes after."""
+    reason: StartReason
+    phase: Phase = Phase.LOADING
+    slots: int = 0
+    leases: set[int] = field(default_factory=set)
+    last_used: float = 0.0
+    ready_at: float | None = None
+    leaving: StopReason | None = None
+    """Why it drains or stops; None while it may stay."""
+    victim: bool = False
+    """Drained for the head of the queue, and spared again if that waiter leaves."""
+
+    @property
+    def open(self) -> bool:
+        """Whether leases may be granted here, now or once it is ready."""
+        return self.phase is Phase.LOADING or self.phase is Phase.READY
+
+    @property
+    def idle(self) -> bool:
+        return self.phase is Phase.READY and not self.leases
+
+    @property
+    def has_room(self) -> bool:
+        return self.phase is Phase.READY and len(self.leases) < self.slots
+
+
+@dataclass(frozen=True, slots=True)
+class Waiter:
+    ticket: int
+    model: LocalModel
+    fingerprint: str
+    since: float
+    deadline: float
+    reason: StartReason = "request"
+
+
+@dataclass(slots=True)
+class Failures:
+    """What went wrong with one version of a model lately. It is *failed* until `until`."""
+
+    times: list[float] = field(default_factory=list)
+    strikes: int = 0
+    """How many pauses there were in a row; the next is twice as long."""
+    until: float = float("-inf")
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class Tables:
+    """All that residency knows. Fingerprints are the keys, so that a changed model is another one."""
+
+    budget: int
+    limits: Limits
+    instances: dict[str, Instance] = field(default_factory=dict)
+    waiting: dict[int, Waiter] = field(default_factory=dict)
+    """By ticket, longest wait first."""
+    holders: dict[int, str] = field(default_factory=dict)
+    """Ticket -> instance id, from the grant to the release."""
+    failures: dict[str, Failures] = field(default_factory=dict)
+    measured: dict[str, int] = field(default_factory=dict)
+    """Bytes that a version really took when it was last loaded."""
+    desired: dict[str, LocalModel] = field(default_factory=dict)
+    """By name: the registry."""
+    keep: dict[str, LocalModel] = field(default_factory=dict)
+    """The same by fingerprint; of two names for one file the pinned one."""
+    preloaded: set[str] = field(default_factory=set)
+    """Was in memory once: `preload` has done its work."""
+    dismissed: set[str] = field(default_factory=set)
+    """Sent away by an operator: not loaded unasked, even when pinned."""
+    claim: int | None = None
+    """The waiter for whom memory is being freed."""
+    shutting_down: bool = False
+
+    @property
+    def used(self) -> int:
+        return sum(i.reserved for i in self.instances.values())
+
+    @property
+    def free(self) -> int:
+        """Negative only after an edit lowered the budget, until enough is gone."""
+        return self.budget - self.used
+
+    def bytes_in(self, phase: Phase) -> int:
+        return sum(i.reserved for i in self.instances.values() if i.phase is phase)
+
+    def need(self, model: LocalModel, fingerprint: str) -> int:
+        """What a load must reserve: what was measured last time, else the estimate."""
+        return self.measured.get(fingerprint, model.footprint.total)
+
+    def serving(self, fingerprint: str) -> Instance | None:
+        return next((i for i in self.instances.values() if i.open and i.fingerprint == fingerprint), None)
+
+    def waiting_for(self, fingerprint: str) -> Iterator[Waiter]:
+        return (w for w in self.waiting.values() if w.fingerprint == fingerprint)
+
+    def wanted(self, fingerprint: str) -> bool:
+        return any(True for _ in self.waiting_for(fingerprint))
+
+    def protected(self, instance: Instance) -> bool:
+        """Pinned by the registry as it is now: never evicted for another model."""
+        latest = self.keep.get(instance.fingerprint)
+        return latest is not None and latest.pinned
+
+    def room_for(self, fingerprint: str) -> int:
+        """The most that this model could ever have: the budget less what is pinned beside it."""
+        room = self.budget
+        for other, model in self.keep.items():
+            if not model.pinned or other == fingerprint:
+                continue
+            instance = self.serving(other)
+            if instance is not None:
+                room -= instance.reserved
+            elif model.problem is None:
+                room -= self.need(model, other)
+        return room
+
+    def failed(self, fingerprint: str, now: float) -> Failures | None:
+        """The record of a model that may not be tried again yet."""
+        record = self.failures.get(fingerprint)
+        return record if record is not None and record.until > now else None

@@ -1,0 +1,159 @@
+"""
+Lease, ask, release; a worker that dies before its first word is replaced once, unseen (G10).
+
+The one rule: whatever happens, leaving `generate` gives the lease back; after a word nothing is tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from router.domain.errors import WorkerCrashed
+from router.domain.generation import Delta, EmbeddingRequest, Embeddings, GenerationRequest
+from router.domain.models import LocalModel
+from router.residency.manager import Lease, ResidencyManager, Worker
+from router.telemetry import Metrics, logger
+
+log = logger("routing")
+T = TypeVar("T")
+
+GONE_SECONDS = 1.0
+"""How long a crashed worker may take to be seen as gone before the request is tried again all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A generation under way, its first delta there already. Times are those of the lease that serves."""
+
+    served_by: str
+    model: LocalModel
+    queue_ms: float
+    load_ms: float
+    attempts: int
+    deltas: AsyncIterator[Delta]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingAnswer:
+    served_by: str
+    model: LocalModel
+    queue_ms: float
+    load_ms: float
+    attempts: int
+    embeddings: Embeddings
+
+
+class Dispatcher:
+    def __init__(
+        self, residency: ResidencyManager, metrics: Metrics, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._residency = residency
+        self._metrics = metrics
+        self._clock = clock
+
+    @contextlib.asynccontextmanager
+    async def generate(
+        self, model: LocalModel, request: GenerationRequest, wait: float | None = None
+    ) -> AsyncIterator[Answer]:
+        """
+        Answer `request`; leaving the context cancels what still runs and gives the lease back.
+
+        `wait`: the most seconds to wait for a lease (None = the registry's). Raises Unavailable kinds,
+        InvalidRequest and ContextOverflow; the deltas raise WorkerCrashed rather than end early.
+        """
+
+        async def attempt(number: int) -> tuple[contextlib.AsyncExitStack, Answer]:
+            return await self._begin(model, request, wait, number)
+
+        stack, answer = await self._twice(model, attempt)
+        async with stack:
+            yield answer
+
+    async def embed(
+        self, model: LocalModel, request: EmbeddingRequest, wait: float | None = None
+    ) -> EmbeddingAnswer:
+        """One vector per input. Raises like `generate`; embedding twice does no harm."""
+
+        async def attempt(number: int) -> EmbeddingAnswer:
+            async with self._residency.lease(model, wait) as lease:
+                async with _crash_seen_by_all(lease.worker):
+                    embeddings = await lease.worker.embed(request)
+                self._metrics.tokens.labels(model.name, "prompt").inc(embeddings.prompt_tokens)
+                return EmbeddingAnswer(*_served(lease, model), number, embeddings)
+
+        return await self._twice(model, attempt)
+
+    async def _twice(self, model: LocalModel, attempt: Callable[[int], Awaitable[T]]) -> T:
+        try:
+            return await attempt(1)
+        except WorkerCrashed as crash:
+            log.warning(
+                "the worker died before its first word; trying once more", model=model.name, reason=str(crash)
+            )
+        return await attempt(2)
+
+    async def _begin(
+        self, model: LocalModel, request: GenerationRequest, wait: float | None, number: int
+    ) -> tuple[contextlib.AsyncExitStack, Answer]:
+        began = self._clock()
+        async with contextlib.AsyncExitStack() as stack:
+            lease = await stack.enter_async_context(self._residency.lease(model, wait))
+            deltas = await stack.enter_async_context(contextlib.aclosing(lease.worker.generate(request)))
+            async with _crash_seen_by_all(lease.worker):
+                first = await anext(deltas, None)
+            if first is None:
+                raise WorkerCrashed(f"{model.name} ended its answer without a word.")
+            self._metrics.first_token.observe(self._clock() - began)
+            whole = await stack.enter_async_context(contextlib.aclosing(self._whole(model, first, deltas)))
+            return stack.pop_all(), Answer(*_served(lease, model), number, whole)
+
+    async def _whole(
+        self, model: LocalModel, first: Delta, rest: AsyncIterator[Delta]
+    ) -> AsyncGenerator[Delta, None]:
+        """All deltas, counted. Ends after the final one or raises: an answer is never cut silently (G2)."""
+        sampled = 0
+        at = self._clock()
+        delta: Delta | None = first
+        try:
+            while delta is not None:
+                sampled += delta.tokens
+                if delta.usage is not None:
+                    sampled = delta.usage.completion_tokens
+                    self._count_prompt(model, delta)
+                yield delta
+                if delta.finish_reason is not None:
+                    return
+                delta = await anext(rest, None)
+                before, at = at, self._clock()
+                if delta is not None and delta.tokens:
+                    self._metrics.inter_token.observe((at - before) / delta.tokens)
+            raise WorkerCrashed(f"{model.name} stopped in the middle of its answer.")
+        finally:
+            self._metrics.tokens.labels(model.name, "completion").inc(sampled)
+
+    def _count_prompt(self, model: LocalModel, delta: Delta) -> None:
+        if delta.usage is not None:
+            self._metrics.tokens.labels(model.name, "prompt").inc(delta.usage.prompt_tokens)
+            self._metrics.prompt_cache_tokens.labels(model.name).inc(delta.usage.cached_tokens)
+
+
+@contextlib.asynccontextmanager
+async def _crash_seen_by_all(worker: Worker) -> AsyncIterator[None]:
+    """Streams of a dying worker fail before residency hears of it: a second try would get it again."""
+    try:
+        yield
+    except WorkerCrashed:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GONE_SECONDS):
+                await worker.wait_gone()
+        await asyncio.sleep(0)  # residency was woken before us, or in this very tick
+        raise
+
+
+def _served(lease: Lease, model: LocalModel) -> tuple[str, LocalModel, float, float]:
+    return lease.instance, model, lease.queue_seconds * 1000, lease.load_seconds * 1000

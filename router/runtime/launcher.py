@@ -1,0 +1,164 @@
+"""
+From a model of the registry to a ready worker, and from there to a reaped process.
+
+The one rule: who enters `launch` has a worker or an error; who leaves it has no process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Callable
+from typing import Literal
+
+from router import protocol
+from router.domain.errors import LoadFailed
+from router.domain.models import EngineOptions, Footprint, LocalModel
+from router.runtime.client import WorkerClient
+from router.runtime.files import Hashes, check_identity
+from router.runtime.probe import Probe
+from router.runtime.process import WorkerProcess
+from router.runtime.spares import Spares
+from router.telemetry import Metrics, logger
+
+log = logger("runtime")
+
+Progress = Callable[[float], None]
+
+_AFTER_WEIGHTS = 3
+"""How many times longer than a stalled read the start of the context may take; it reports no progress."""
+
+
+class ProcessLauncher:
+    """Implements `residency.manager.Launcher` with processes. All durations in seconds."""
+
+    def __init__(
+        self,
+        spares: Spares,
+        metrics: Metrics,
+        backend: Literal["llama", "echo"] = "llama",
+        hang_seconds: float = 30.0,
+        stall_seconds: float = 60.0,
+        grace: float = 2.0,
+        beat: float = 1.0,
+    ) -> None:
+        self._spares = spares
+        self._metrics = metrics
+        self._backend = backend
+        self._hang_seconds = hang_seconds
+        self._stall_seconds = stall_seconds
+        self._grace = grace
+        self._beat = beat
+        self._hashes = Hashes()
+        self._probe = Probe(spares)
+
+    @contextlib.asynccontextmanager
+    async def launch(
+        self, instance: str, model: LocalModel, progress: Progress
+    ) -> AsyncGenerator[WorkerClient, None]:
+        """
+        Enter: verify, take a process, load. Leave: the process is gone, stopped if need be.
+
+        `progress` gets fractions from 0 to 1; half of them belong to the hash, if one must be computed.
+        Raises LoadFailed.
+        """
+        weights = progress if self._hashes.known(model) else _share(progress, 0.5, 1.0)
+        await self._hashes.verify(model, _share(progress, 0.0, 0.5))
+        began = time.monotonic()
+        process = await self._spares.take()
+        process.instance = instance
+        self._observe(model, "start", began)
+        try:
+            worker = await self._load(process, model, weights)
+            watch = self._spares.own(worker.watch(self._hang_seconds, self._beat), f"watch-{instance}")
+            try:
+                yield worker
+            finally:
+                watch.cancel()
+        finally:
+            await process.stop(self._grace)
+
+    async def dry_run(self, path: str, options: EngineOptions) -> tuple[Footprint | None, str]:
+        """What llama.cpp says it would allocate, or None and the reason."""
+        return await self._probe.dry_run(path, options)
+
+    async def build(self) -> str:
+        """The engine's build: part of the key under which dry runs are kept. Raises LoadFailed."""
+        return await self._probe.build()
+
+    async def _load(self, process: WorkerProcess, model: LocalModel, progress: Progress) -> WorkerClient:
+        began = time.monotonic()
+        try:
+            check_identity(model)
+            loaded = await _Loading(process, progress, self._stall_seconds).run(model, self._backend)
+            check_identity(model)  # it may have been replaced before the worker opened it
+        finally:
+            self._spares.refill()
+        self._observe(model, "weights", began)
+        log.info("worker ready", instance=process.instance, pid=process.pid, bytes=loaded.resident.total)
+        return WorkerClient(process, loaded.facts, loaded.resident)
+
+    def _observe(self, model: LocalModel, phase: str, began: float) -> None:
+        self._metrics.load_seconds.labels(model.name, phase).observe(time.monotonic() - began)
+
+
+class _Loading:
+    """One load in flight. What bounds it is the time without progress, not its length."""
+
+    def __init__(self, process: WorkerProcess, progress: Progress, stall_seconds: float) -> None:
+        self._process = process
+        self._progress = progress
+        self._stall_seconds = stall_seconds
+        self._result: asyncio.Future[protocol.Loaded] = asyncio.get_running_loop().create_future()
+        self._fraction = 0.0
+        self._heard = 0
+
+    async def run(self, model: LocalModel, backend: Literal["llama", "echo"]) -> protocol.Loaded:
+        self._process.on_event, self._process.on_gone = self._on_event, self._on_gone
+        if self._process.doomed:
+            self._on_gone()
+        self._process.send(protocol.Load(model.path, model.engine, backend))
+        try:
+            return await self._wait(model)
+        finally:
+            self._result.cancel()  # whoever kills the process now needs no answer
+
+    async def _wait(self, model: LocalModel) -> protocol.Loaded:
+        while True:
+            heard = self._heard
+            await asyncio.wait({self._result}, timeout=self._patience())
+            if self._result.done():
+                return self._result.result()
+            if heard == self._heard:
+                self._result.cancel()
+                self._process.kill("killed because its load made no progress")
+                raise LoadFailed(f"The load of {model.name} made no progress for {self._patience():g} s")
+
+    def _patience(self) -> float:
+        return self._stall_seconds * (_AFTER_WEIGHTS if self._fraction >= 1.0 else 1)
+
+    def _on_event(self, event: protocol.WorkerEvent) -> None:
+        if self._result.done():
+            return
+        match event:
+            case protocol.LoadProgress():
+                # A worker that repeats itself makes no progress.
+                self._heard += event.fraction != self._fraction
+                self._fraction = event.fraction
+                self._progress(event.fraction)
+            case protocol.Loaded():
+                self._result.set_result(event)
+            case protocol.LoadFailed():
+                self._result.set_exception(LoadFailed(event.message))
+            case _:
+                self._process.kill(f"killed because it sent {type(event).__name__} during a load")
+
+    def _on_gone(self) -> None:
+        if not self._result.done():
+            died = f"The worker {self._process.instance} died during the load: {self._process.end()}"
+            self._result.set_exception(LoadFailed(died))
+
+
+def _share(progress: Progress, start: float, end: float) -> Progress:
+    return lambda fraction: progress(start + (end - start) * fraction)

@@ -1,0 +1,115 @@
+"""
+Dry runs: what would llama.cpp allocate? Asked of a worker that is never given a model.
+
+The one rule: no spare is used for this; on a GPU a dry run leaves device memory behind in its process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+from router import protocol
+from router.domain.errors import LoadFailed
+from router.domain.models import EngineOptions, Footprint
+from router.runtime.process import WorkerProcess
+from router.runtime.spares import Spares
+
+IDLE_SECONDS = 5.0
+"""How long the process stays for the next question."""
+ANSWER_SECONDS = 60.0
+
+
+class Probe:
+    """Starts its process when asked, shares it among the questions of a few seconds, stops it."""
+
+    def __init__(
+        self, spares: Spares, idle_seconds: float = IDLE_SECONDS, answer_seconds: float = ANSWER_SECONDS
+    ) -> None:
+        self._spares = spares
+        self._idle_seconds = idle_seconds
+        self._answer_seconds = answer_seconds
+        self._ids = itertools.count(1)
+        self._open: dict[str, asyncio.Future[protocol.DryRunDone]] = {}
+        self._process: WorkerProcess | None = None
+        self._starting: asyncio.Future[WorkerProcess] | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._build: str | None = None
+
+    async def build(self) -> str:
+        """The engine's build, as a worker of this installation says it. Raises LoadFailed."""
+        if self._build is None:
+            await self._alive()
+        assert self._build is not None
+        return self._build
+
+    async def dry_run(self, path: str, options: EngineOptions) -> tuple[Footprint | None, str]:
+        """The footprint, or None and the reason: also when the question crashed or froze the process."""
+        try:
+            process = await self._alive()
+        except LoadFailed as error:
+            return None, error.message
+        id = f"dry-{next(self._ids)}"
+        answer = self._open[id] = asyncio.get_running_loop().create_future()
+        try:
+            process.send(protocol.DryRun(id, path, options))
+            async with asyncio.timeout(self._answer_seconds):
+                done = await answer
+            return done.footprint, done.message
+        except TimeoutError:
+            process.kill("killed because a dry run did not end")
+            return None, f"the dry run did not end within {self._answer_seconds:g} s"
+        finally:
+            del self._open[id]
+            self._rest()
+
+    async def _alive(self) -> WorkerProcess:
+        """The running process, or a new one; a start is shared by all who ask meanwhile."""
+        while True:
+            if self._alarm is not None:
+                self._alarm.cancel()
+            if self._process is not None and not self._process.doomed:
+                return self._process
+            if self._starting is None:
+                return await self._start()
+            await asyncio.wait({self._starting})
+
+    async def _start(self) -> WorkerProcess:
+        self._starting = asyncio.get_running_loop().create_future()
+        try:
+            process = await self._spares.start()
+        finally:
+            self._starting.cancel()  # wakes the others; each looks for itself
+            self._starting = None
+        process.instance = "probe"
+        process.on_event = self._on_event
+        process.on_gone = lambda: self._on_gone(process)
+        self._process = process
+        assert process.hello is not None
+        self._build = process.hello.build
+        self._rest()
+        return process
+
+    def _rest(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        if not self._open:
+            self._alarm = asyncio.get_running_loop().call_later(self._idle_seconds, self._retire)
+
+    def _retire(self) -> None:
+        process, self._process = self._process, None
+        if process is not None and not process.gone.is_set():
+            self._spares.own(process.stop(), f"stop-{process.pid}")
+
+    def _on_event(self, event: protocol.WorkerEvent) -> None:
+        if isinstance(event, protocol.DryRunDone):
+            self._answer(event)
+
+    def _on_gone(self, process: WorkerProcess) -> None:
+        for id in list(self._open):
+            self._answer(protocol.DryRunDone(id, None, f"the dry run crashed: {process.end()}"))
+
+    def _answer(self, done: protocol.DryRunDone) -> None:
+        answer = self._open.get(done.id)
+        if answer is not None and not answer.done():
+            answer.set_result(done)

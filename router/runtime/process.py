@@ -1,0 +1,214 @@
+"""
+One worker process: its socket, its stderr, its end.
+
+The one rule: whatever happens, the process is reaped and every descriptor closed before `gone` is set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Callable, Mapping, Sequence
+
+from router import protocol
+from router.domain.errors import LoadFailed
+from router.runtime.logs import LogPump
+from router.telemetry import logger
+
+log = logger("runtime")
+
+WORKER = (sys.executable, "-m", "router.worker")
+_CHUNK = 2**18
+_EXIT_GRACE = 0.3
+"""Seconds between the end of the socket and the exit, which the kernel does one after the other."""
+
+_ALLOWED = re.compile(
+    r"PATH|HOME|USER|LANG|LC_.*|TZ|TMPDIR|VIRTUAL_ENV|LD_LIBRARY_PATH|XDG_CACHE_HOME"
+    r"|(CUDA|NVIDIA|GGML|LLAMA|PYTHON|OMP|OPENBLAS|MKL|ROUTER)_?.*"
+)
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+
+
+def worker_environment(outer: Mapping[str, str]) -> dict[str, str]:
+    """What a worker may see of the gateway's environment: no credential reaches it (G19)."""
+    kept = {k: v for k, v in outer.items() if _ALLOWED.fullmatch(k) and not _SECRET.search(k)}
+    # With a debugger installed ggml runs it on itself when it aborts, and the worker does not die.
+    return {**kept, "GGML_NO_BACKTRACE": "1"}
+
+
+class WorkerProcess:
+    """
+    A child and the frames between us. Made by `spawn`; `live` must run in a task that outlives its users.
+
+    `on_event` gets each event from the worker; `on_gone` is called once, after the process was reaped.
+    """
+
+    def __init__(self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+        self._logs = LogPump(log)
+        self._killed_for: str | None = None
+        self.hello: protocol.Hello | None = None
+        self.on_event: Callable[[protocol.WorkerEvent], None] = _ignore
+        self.on_gone: Callable[[], None] = _nothing
+        self.gone = asyncio.Event()
+
+    @classmethod
+    async def spawn(cls, backend: str, command: Sequence[str] = WORKER) -> WorkerProcess:
+        """Start a child, from the main thread: PDEATHSIG fires when the thread that forked ends. Raises LoadFailed."""
+        try:
+            ours, theirs = socket.socketpair()
+            with contextlib.ExitStack() as undo:
+                undo.callback(ours.close)
+                with theirs:
+                    process = await _start(command, backend, theirs.fileno())
+                reader, writer = await asyncio.open_unix_connection(sock=ours, limit=2**20)
+                undo.pop_all()
+        except OSError as error:  # no such program, too many files, too many processes
+            raise LoadFailed(f"No worker process could be started: {error}") from error
+        return cls(process, reader, writer)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def instance(self) -> str:
+        return self._logs.instance
+
+    @instance.setter
+    def instance(self, name: str) -> None:
+        self._logs.instance = name
+
+    @property
+    def doomed(self) -> bool:
+        """True once it is gone or was told to die."""
+        return self._killed_for is not None or self._process.returncode is not None or self.gone.is_set()
+
+    def end(self) -> str:
+        """How it ended, for people: the reason or the exit, and its last words."""
+        how = self._killed_for or describe_exit(self._process.returncode)
+        return f"{how}; its last words: {self._logs.last}" if self._logs.last else how
+
+    def send(self, command: protocol.Command) -> None:
+        """Queue one frame; to a dead worker it is lost, and `gone` says so. Raises protocol.FrameError."""
+        frame = protocol.encode(command)
+        if not self._writer.is_closing():
+            self._writer.write(frame)
+
+    def kill(self, reason: str) -> None:
+        """SIGKILL. The first reason given is the one that `end` tells."""
+        if not self.gone.is_set() and self._killed_for is None:
+            self._killed_for = reason
+        self._signal(signal.SIGKILL)
+
+    async def live(self) -> None:
+        """Read until the end, then reap. Runs in the owner's task group, once."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                pump = tasks.create_task(self._pump_stderr(), name=f"stderr-{self.pid}")
+                await self._read_events()
+                await self._reap()
+                await asyncio.wait({pump}, timeout=1.0)
+                pump.cancel()
+        finally:
+            self._bury()
+
+    async def stop(self, grace: float = 2.0) -> None:
+        """The ladder: Stop, SIGTERM, SIGKILL, `grace` seconds apart; returns when the process is gone."""
+        try:
+            self.send(protocol.Stop())
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(grace):
+                        await self.gone.wait()
+                        return
+                log.info("worker does not stop", instance=self.instance, pid=self.pid, next=number.name)
+                self._signal(number)
+            await self.gone.wait()
+        except asyncio.CancelledError:  # in a hurry: the last rung at once
+            self._signal(signal.SIGKILL)
+            await self.gone.wait()
+            raise
+
+    async def _read_events(self) -> None:
+        decoder = protocol.event_decoder()
+        try:
+            while data := await self._reader.read(_CHUNK):
+                for event in decoder.feed(data):
+                    self.on_event(event)
+        except ConnectionError:
+            pass
+        except protocol.FrameError as error:
+            self.kill(f"killed because it broke the protocol: {error}")
+        except Exception as error:  # a fault of ours: one worker may pay for it, not the gateway
+            log.exception("a worker's event could not be handled", instance=self.instance)
+            self.kill(f"killed because its events could not be handled: {error}")
+
+    async def _reap(self) -> None:
+        self._writer.close()
+        try:
+            async with asyncio.timeout(_EXIT_GRACE):
+                await self._process.wait()
+        except TimeoutError:
+            self.kill("killed because it closed its socket and did not exit")
+            await self._process.wait()
+
+    def _bury(self) -> None:
+        """Also reached by cancellation, so it may not wait."""
+        self._signal(signal.SIGKILL)
+        self._writer.transport.abort()
+        self._logs.close()
+        self.gone.set()
+        self.on_gone()
+
+    async def _pump_stderr(self) -> None:
+        assert self._process.stderr is not None
+        while data := await self._process.stderr.read(_CHUNK):
+            self._logs.feed(data)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+
+def describe_exit(code: int | None) -> str:
+    """ "killed by SIGKILL" or "exited with code 1"."""
+    if code is None:
+        return "still running"
+    if code >= 0:
+        return f"exited with code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+async def _start(command: Sequence[str], backend: str, fd: int) -> Process:
+    flags = ("--fd", str(fd), "--parent", str(os.getpid()), "--backend", backend)
+    return await asyncio.create_subprocess_exec(
+        *command,
+        *flags,
+        stdin=DEVNULL,
+        stdout=DEVNULL,
+        stderr=PIPE,
+        pass_fds=(fd,),
+        start_new_session=True,
+        env=worker_environment(os.environ),
+    )
+
+
+def _ignore(event: protocol.WorkerEvent) -> None:
+    pass
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,218 @@
+"""
+Warm workers without a model, and the task group in which every worker process lives.
+
+The one rule: every process started here is reaped before the context ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from typing import Any, Self
+
+from router import protocol
+from router.domain.errors import LoadFailed
+from router.runtime.process import WORKER, WorkerProcess
+from router.telemetry import logger
+
+log = logger("runtime")
+
+_BACKOFF = 0.5
+_BACKOFF_MAX = 30.0
+
+
+class Spares:
+    """Keeps `count` greeted workers ready. An async context manager; leaving it stops every worker."""
+
+    def __init__(
+        self,
+        count: int,
+        backend: str = "llama",
+        command: Sequence[str] = WORKER,
+        hello_seconds: float = 30.0,
+        backoff: float = _BACKOFF,
+    ) -> None:
+        self._count = count
+        self._backend = backend
+        self._command = command
+        self._hello_seconds = hello_seconds
+        self._backoff = self._pause = backoff
+        self._idle: deque[WorkerProcess] = deque()
+        self._all: set[WorkerProcess] = set()
+        self._waiting: deque[asyncio.Future[WorkerProcess]] = deque()
+        self._starting = False
+        self._wanted = asyncio.Event()
+        self._tasks = asyncio.TaskGroup()
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        self._wanted.set()
+        self._keeper = self.own(self._keep(), "spares")
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        try:
+            if self._keeper is not None:
+                self._keeper.cancel()
+            self._disappoint(LoadFailed("The gateway is stopping"))
+            self._idle.clear()
+            async with asyncio.TaskGroup() as stops:
+                for process in list(self._all):
+                    stops.create_task(process.stop(), name=f"stop-{process.pid}")
+        finally:
+            # Not the body's exception: the group would wrap it, and it is not the group's own.
+            await self._tasks.__aexit__(None, None, None)
+
+    @property
+    def idle(self) -> tuple[int, ...]:
+        """Process ids of the workers that are ready to be taken."""
+        return tuple(process.pid for process in self._idle)
+
+    def own(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run something that belongs to a worker for as long as the house stands."""
+        return self._tasks.create_task(work, name=name)
+
+    async def take(self) -> WorkerProcess:
+        """
+        A greeted worker that is the caller's from now on. Raises LoadFailed when none can be had.
+
+        No new spare is started until `refill`: it would compete with the load for processor time.
+        """
+        while self._idle:
+            process = self._idle.popleft()
+            process.on_gone = _nothing
+            if not process.doomed:
+                self._pause = self._backoff
+                return process
+        if self._starting and not self._waiting:
+            return await self._take_the_coming_one()
+        return await self.start()
+
+    def refill(self) -> None:
+        """Start new spares behind those that were taken."""
+        self._wanted.set()
+
+    async def start(self) -> WorkerProcess:
+        """Start one worker and wait for its greeting. Raises LoadFailed."""
+        process = await WorkerProcess.spawn(self._backend, self._command)
+        self._all.add(process)
+        self.own(self._live(process), f"worker-{process.pid}")
+        try:
+            await self._greeted(process)
+        except BaseException:
+            process.kill("killed because it did not greet in time")
+            raise
+        return process
+
+    async def _live(self, process: WorkerProcess) -> None:
+        try:
+            await process.live()
+        except Exception:
+            log.exception("a worker's end was not as it should be", pid=process.pid)
+        finally:
+            self._all.discard(process)
+
+    async def _greeted(self, process: WorkerProcess) -> None:
+        greeting: asyncio.Future[protocol.WorkerEvent] = asyncio.get_running_loop().create_future()
+
+        def hear(event: protocol.WorkerEvent) -> None:
+            if not greeting.done():
+                greeting.set_result(event)
+
+        def mourn() -> None:
+            if not greeting.done():
+                greeting.set_exception(LoadFailed(f"A worker process did not start: {process.end()}"))
+
+        process.on_event, process.on_gone = hear, mourn
+        try:
+            async with asyncio.timeout(self._hello_seconds):
+                process.hello = _checked(await greeting)
+        except TimeoutError as error:
+            raise LoadFailed(f"A worker process said nothing for {self._hello_seconds:g} s") from error
+        finally:
+            process.on_event, process.on_gone = _unexpected(process), _nothing
+
+    async def _take_the_coming_one(self) -> WorkerProcess:
+        place: asyncio.Future[WorkerProcess] = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
+        try:
+            return await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled() and place.exception() is None:
+                self._shelve(place.result())  # it came in the very tick in which we left
+            raise
+        finally:
+            if place in self._waiting:
+                self._waiting.remove(place)
+
+    async def _keep(self) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            while len(self._idle) < self._count and await self._start_spare():
+                pass
+
+    def _refill_later(self) -> None:
+        """The pause doubles with every death of a spare, until one is of use again."""
+        asyncio.get_running_loop().call_later(self._pause, self.refill)
+        self._pause = min(self._pause * 2, _BACKOFF_MAX)
+
+    async def _start_spare(self) -> bool:
+        """True if the next one may be started at once; else a `refill` comes, after a pause or a load."""
+        self._starting = True
+        try:
+            process = await self.start()
+        except LoadFailed as error:
+            log.error("no spare worker could be started", error=error.message)
+            self._disappoint(error)
+            self._refill_later()
+            return False
+        finally:
+            self._starting = False
+        return self._shelve(process)
+
+    def _shelve(self, process: WorkerProcess) -> bool:
+        """Keep it, unless somebody waits for it; True if it was kept."""
+        while self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(process)
+                return False
+        process.on_gone = lambda: self._lost(process)
+        self._idle.append(process)
+        if process.doomed:
+            self._lost(process)
+        return process in self._idle
+
+    def _disappoint(self, error: LoadFailed) -> None:
+        while self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_exception(error)
+
+    def _lost(self, process: WorkerProcess) -> None:
+        if process in self._idle:
+            self._idle.remove(process)
+            log.warning("a spare worker died", pid=process.pid, how=process.end())
+            self._refill_later()
+
+
+def _checked(event: protocol.WorkerEvent) -> protocol.Hello:
+    if not isinstance(event, protocol.Hello):
+        raise LoadFailed(f"A worker process began with {type(event).__name__} instead of Hello")
+    if event.version != protocol.VERSION:
+        raise LoadFailed(
+            f"The worker process speaks protocol {event.version}, this gateway {protocol.VERSION}: "
+            "both must come from the same installation; restart the gateway"
+        )
+    return event
+
+
+def _unexpected(process: WorkerProcess) -> Any:
+    return lambda event: process.kill(f"killed because it sent {type(event).__name__} out of turn")
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,1 @@
+"""The child process: one engine, two threads, one socket to the gateway."""

@@ -1,0 +1,88 @@
+"""Each error has its row, its envelope and its headers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from router.api import errors
+from router.api.errors import TABLE, BadKey, BodyTooLarge, NoSuchPath, NotAllowed, WrongMethod
+from router.domain import errors as domain
+
+
+def leaves(kind: type[domain.RouterError] = domain.RouterError) -> Iterator[type[domain.RouterError]]:
+    children = kind.__subclasses__()
+    if not children and kind.__module__.startswith("router."):
+        yield kind
+    for child in children:
+        yield from leaves(child)
+
+
+def test_every_leaf_of_the_error_tree_has_a_row_of_its_own() -> None:
+    # Only what can reach the wire: the rooms' own errors for operators never do.
+    ours = {kind for kind in leaves() if kind.__module__ in ("router.domain.errors", "router.api.errors")}
+    assert ours - TABLE.keys() == set()
+    assert {domain.QueueFull, domain.DoesNotFit, domain.UnknownModel, BadKey} <= ours
+
+
+CASES = [
+    (domain.InvalidRequest("no", "seed"), 400, "invalid_request_error", None, "seed"),
+    (domain.UnknownModel("x"), 404, "invalid_request_error", "model_not_found", "model"),
+    (domain.ContextOverflow(10, 20), 400, "invalid_request_error", "context_length_exceeded", "messages"),
+    (domain.LeaseTimeout("x", 3), 503, "server_error", "model_loading", None),
+    (domain.QueueFull("x", 3), 429, "rate_limit_error", "queue_full", None),
+    (domain.DoesNotFit("x"), 503, "server_error", "insufficient_vram", None),
+    (domain.LoadFailed("x"), 503, "server_error", "model_load_failed", None),
+    (domain.WorkerCrashed("x"), 502, "server_error", "worker_crashed", None),
+    (domain.ShuttingDown("x"), 503, "server_error", "shutting_down", None),
+    (domain.UpstreamError("x"), 502, "server_error", "upstream_error", None),
+    (domain.RegistryInvalid(["x"]), 422, "invalid_request_error", "registry_invalid", None),
+    (BadKey("x"), 401, "authentication_error", "invalid_api_key", None),
+    (NotAllowed("x"), 403, "permission_error", "model_not_allowed", None),
+    (BodyTooLarge("x"), 413, "invalid_request_error", "request_too_large", None),
+    (NoSuchPath("x"), 404, "invalid_request_error", "not_found", None),
+    (WrongMethod("GET", "/x", ("POST",)), 405, "invalid_request_error", "method_not_allowed", None),
+    (ValueError("secret"), 500, "server_error", "internal_error", None),
+]
+
+
+@pytest.mark.parametrize(("error", "status", "type_", "code", "param"), CASES, ids=lambda v: type(v).__name__)
+def test_the_answer_has_its_status_and_all_four_fields(
+    error: Exception, status: int, type_: str, code: str | None, param: str | None
+) -> None:
+    answer = errors.response(error, "r1")
+    assert answer.status_code == status
+    body = json.loads(bytes(answer.body))["error"]
+    assert body.keys() == {"message", "type", "param", "code"}
+    assert (body["type"], body["code"], body["param"]) == (type_, code, param)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "header"), [(None, "1"), (0.2, "1"), (2.1, "3"), (120, "120"), (9999, "120")]
+)
+def test_retry_after_is_whole_seconds_up_to_two_minutes(seconds: float | None, header: str) -> None:
+    assert errors.response(domain.QueueFull("x", seconds), "r1").headers["retry-after"] == header
+
+
+def test_what_can_never_fit_says_that_a_retry_is_pointless() -> None:
+    headers = errors.response(domain.DoesNotFit("x"), "r1").headers
+    assert headers["x-should-retry"] == "false"
+    assert "retry-after" not in headers
+
+
+def test_a_wrong_method_names_the_right_ones() -> None:
+    assert errors.response(WrongMethod("PUT", "/x", ("GET", "HEAD")), "r1").headers["allow"] == "GET, HEAD"
+
+
+def test_an_unexpected_error_tells_its_request_and_nothing_of_itself() -> None:
+    text = bytes(errors.response(KeyError("/secret"), "r1").body).decode()
+    assert "r1" in text
+    assert "secret" not in text
+
+
+def test_an_error_in_a_stream_has_the_same_envelope() -> None:
+    event = errors.event(domain.WorkerCrashed("it died"), "r1")
+    assert event.startswith(b"data: ") and event.endswith(b"\n\n")
+    assert json.loads(event[6:])["error"]["code"] == "worker_crashed"

@@ -1,0 +1,167 @@
+"""Health, metrics, who is in memory, load and unload."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+from structlog.testing import capture_logs
+
+from router.registry.loader import Key
+from tests.scene import A, B, Scene, scene, until
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[Scene]:
+    async with scene() as running:
+        yield running
+
+
+async def loaded(house: Scene, name: str = A.name) -> None:
+    await until(lambda: house.house.residency.view().status(name) == "loaded")
+
+
+async def test_probes_say_ready_until_the_gateway_stops(house: Scene) -> None:
+    for path in ("/readyz", "/health"):
+        call = await house.ask("GET", path)
+        assert call.status == 200
+        assert call.json["status"] == "ok"
+        assert call.json["models"] == 2
+    await house.house.residency.shut_down(0)
+    for path in ("/readyz", "/health"):
+        call = await house.ask("GET", path)
+        assert (call.status, call.json["status"]) == (503, "stopping")
+    assert (await house.ask("GET", "/livez")).status == 200
+    refused = await house.chat()
+    assert (refused.status, refused.error["code"]) == (503, "shutting_down")
+
+
+async def test_readiness_counts_what_is_wrong_and_names_no_file(house: Scene) -> None:
+    house.house.catalog.refused = ("/etc/registry.yaml:1:1: broken",)  # type: ignore[misc]
+    call = await house.ask("GET", "/readyz")
+    assert call.json["registry_edit_refused"] is True
+    assert "/etc" not in call.text
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/livez", "/readyz", "/metrics"])
+async def test_head_is_get_without_a_body(house: Scene, path: str) -> None:
+    call = await house.ask("HEAD", path)
+    assert (call.status, call.text) == (200, "")
+
+
+async def test_a_scrape_shows_the_names_and_wakes_nobody(house: Scene) -> None:
+    call = await house.ask("GET", "/metrics")
+    assert call.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert 'router_device_bytes{device="host",kind="budget"} 100.0' in call.text
+    assert house.launcher.workers == {}
+
+
+async def test_a_load_answers_at_once_and_goes_on_behind(house: Scene) -> None:
+    house.launcher.gates[A.name] = asyncio.Event()
+    for _ in range(3):  # asking again is no error and starts nothing twice
+        assert (await house.ask("POST", "/models/load", {"model": "default"})).json == {"success": True}
+    assert house.launcher.workers == {}
+    house.launcher.gates[A.name].set()
+    await loaded(house)
+    assert len(house.launcher.workers[A.name]) == 1
+    assert (await house.ask("POST", "/models/load", {"model": A.name})).json == {"success": True}
+
+
+async def test_a_load_of_what_cannot_be_loaded_says_so_at_once() -> None:
+    broken = msgspec.structs.replace(B, problem="no such file: /b")
+    async with scene(A, broken) as house:
+        call = await house.ask("POST", "/models/load", {"model": "b"})
+        assert (call.status, call.error["code"]) == (503, "model_load_failed")
+        assert (await house.ask("POST", "/models/load", {"model": "nobody"})).status == 404
+        assert (await house.ask("POST", "/models/load", {})).error["param"] == "model"
+
+
+async def test_a_load_that_fails_later_is_logged(house: Scene) -> None:
+    house.launcher.broken[A.name] = "the file is cut off"
+    with capture_logs() as lines:
+        await house.ask("POST", "/models/load", {"model": A.name})
+        await until(lambda: any(line["event"] == "an operator's load failed" for line in lines))
+    assert (await house.ask("GET", "/readyz")).status == 200
+
+
+async def test_unload_is_for_models_that_run(house: Scene) -> None:
+    call = await house.ask("POST", "/models/unload", {"model": A.name})
+    assert (call.status, call.error["param"]) == (400, "model")
+    await house.chat()
+    assert (await house.ask("POST", "/models/unload", {"model": "default"})).json == {"success": True}
+    await until(lambda: not house.house.residency.view().instances)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_llama_swaps_unload_takes_all(house: Scene, method: str) -> None:
+    await house.chat()
+    call = await house.ask(method, "/unload")
+    assert (call.status, call.text) == (200, "OK")
+    await until(lambda: not house.house.residency.view().instances)
+
+
+async def test_unload_of_all_needs_a_key_for_all() -> None:
+    bob = Key("bob", hashlib.sha256(b"b").hexdigest(), ("b",))
+    async with scene(keys=(bob,)) as house:
+        assert (await house.ask("POST", "/unload", headers={"x-api-key": "b"})).status == 403
+
+
+async def test_running_tells_who_holds_what(house: Scene) -> None:
+    await house.chat()
+    body = (await house.ask("GET", "/running")).json
+    (entry,) = body["running"]
+    assert (entry["model"], entry["state"], entry["pid"], entry["bytes"]) == (A.name, "ready", 4711, 60)
+    assert body["memory"] == {"budget": 100, "used": 60, "reserved": 0, "free": 40}
+    assert body["waiting"] == {}
+
+
+async def test_changes_follow_llama_cpps_format(house: Scene) -> None:
+    house.launcher.gates[A.name] = asyncio.Event()
+    call = house.call("GET", "/models/sse")
+    await until(lambda: call.messages)
+    await house.ask("POST", "/models/load", {"model": A.name})
+    await call.until('"loading"')
+    house.launcher.gates[A.name].set()
+    await call.until('"loaded"')
+    await house.ask("GET", "/unload")
+    await call.until('"unloaded"')
+    call.leave()
+    await call.done()
+    events = call.data
+    assert all((e["model"], e["event"]) == (A.name, "model_status") for e in events)
+    states = [e["data"]["status"] for e in events]
+    assert [s for n, s in enumerate(states) if s not in states[:n]] == ["loading", "loaded", "unloaded"]
+    progress = [e["data"]["progress"] for e in events if e["data"]["status"] == "loading"]
+    assert progress[-1] == {"stages": ["text_model"], "current": "text_model", "value": 0.4}
+    ready = next(e for e in events if e["data"]["status"] == "loaded")
+    assert ready["data"]["info"]["id"] == A.name
+
+
+async def test_changes_that_do_not_come_are_filled_with_comments() -> None:
+    async with scene(comment_seconds=0.001) as house:
+        call = house.call("GET", "/models/sse")
+        await call.until(": no change")
+        call.leave()
+        await call.done()
+
+
+async def test_a_listener_that_leaves_is_forgotten_and_not_counted(house: Scene) -> None:
+    call = house.call("GET", "/models/sse")
+    await until(lambda: call.messages)
+    call.leave()
+    await call.done()
+    assert house.total("router_requests_total") == 0
+
+
+async def test_props_are_the_routers_or_one_models(house: Scene) -> None:
+    assert (await house.ask("GET", "/props")).json["role"] == "router"
+    props = (await house.ask("GET", "/props", query="model=default")).json
+    assert props["model_alias"] == A.name
+    assert props["default_generation_settings"]["n_ctx"] == A.engine.context
+    assert props["total_slots"] == A.engine.slots
+    assert props["is_sleeping"] is True
+    assert (await house.ask("GET", "/props", query="model=nobody")).status == 404
+    assert house.launcher.workers == {}

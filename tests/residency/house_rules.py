@@ -1,0 +1,236 @@
+"""
+The house rules, checked from outside: what the operating system and the clients would see.
+
+The one rule: the referee keeps its own books and looks into the core's tables only to compare them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from router.domain.errors import LeaseTimeout, QueueFull, ShuttingDown, WorkerCrashed
+from router.domain.models import LocalModel
+from router.residency.core import Residency
+from router.residency.events import (
+    Action,
+    Event,
+    GrantLease,
+    LeaseReleased,
+    LeaseRequested,
+    ModelsDesired,
+    RefuseLease,
+    ShutdownRequested,
+    StartWorker,
+    StopWorker,
+    TimePassed,
+    UnloadRequested,
+    WakeAt,
+    WorkerExited,
+    WorkerLost,
+    WorkerReady,
+)
+from router.residency.policy import LINGER
+from router.residency.state import Phase
+
+
+@dataclass
+class Process:
+    """What the operating system runs."""
+
+    model: LocalModel
+    bytes: int
+    up: bool = False
+    dying: bool = False
+    slots: int = 0
+    excused: bool = False
+    """It drains because an edit lowered the budget: then even a pinned one may go."""
+    leases: set[int] = field(default_factory=set)
+
+
+class Referee:
+    """Feed events to `tell`; an AssertionError names the rule that was broken."""
+
+    def __init__(self, core: Residency) -> None:
+        self.core = core
+        self.limits = core.tables.limits
+        self.budget = core.tables.budget
+        self.processes: dict[str, Process] = {}
+        self.waiting: dict[int, LeaseRequested] = {}
+        self.outcomes: dict[int, str] = {}
+        self.measured: dict[str, int] = {}
+        self.desired: dict[str, LocalModel] = {}
+        self.closed = False
+        self.started: set[str] = set()
+        self.total = self.booked = 0
+        self.failed_loads: dict[str, int] = {}
+
+    def tell(self, event: Event) -> list[Action]:
+        crashed = self._happened(event)
+        actions = self.core.handle(event)
+        for action in actions:
+            self._check_action(event.at, action, crashed)
+        self._check_house(event.at, actions)
+        return actions
+
+    @property
+    def granted(self) -> dict[int, str]:
+        return {ticket: name for name, p in self.processes.items() for ticket in p.leases}
+
+    # What happened outside --------------------------------------------------------------------------------
+
+    def _happened(self, event: Event) -> set[int]:
+        """Returns the tickets whose worker died just now."""
+        match event:
+            case LeaseRequested():
+                self.waiting[event.ticket] = event
+            case LeaseReleased(_, ticket):
+                self._release(ticket)
+            case WorkerReady(_, name, slots, resident):
+                process = self.processes[name]
+                process.up, process.slots = True, slots
+                self.measured[process.model.fingerprint] = resident
+                if resident <= process.bytes + max(0, self.budget - self._sum()):
+                    process.bytes = resident
+                self.failed_loads[process.model.fingerprint] = 0
+            case WorkerLost(_, name):
+                return self._die(name)
+            case WorkerExited(_, name):
+                dead = self._die(name)
+                del self.processes[name]
+                return dead
+            case ModelsDesired(_, models, budget, limits):
+                self.desired, self.budget, self.limits = dict(models), budget, limits
+                known = {m.fingerprint for m in models.values()}
+                known |= {p.model.fingerprint for p in self.processes.values()}
+                self.measured = {f: b for f, b in self.measured.items() if f in known}
+            case ShutdownRequested():
+                self.closed = True
+            case UnloadRequested() | TimePassed():
+                pass
+        return set()
+
+    def _release(self, ticket: int) -> None:
+        if self.waiting.pop(ticket, None) is not None:
+            self.outcomes[ticket] = "left"
+        for process in self.processes.values():
+            if ticket in process.leases:
+                process.leases.discard(ticket)
+                self.outcomes[ticket] = "served"
+
+    def _die(self, name: str) -> set[int]:
+        process = self.processes[name]
+        dead, process.leases = process.leases, set()
+        process.up = False
+        process.dying = True
+        return dead
+
+    # Each action ------------------------------------------------------------------------------------------
+
+    def _check_action(self, now: float, action: Action, crashed: set[int]) -> None:
+        match action:
+            case StartWorker():
+                self._check_start(action)
+            case StopWorker(name, reason):
+                process = self.processes[name]
+                assert not process.dying, f"{name} was told to stop twice"
+                assert not process.leases, f"{name} was stopped while in use"
+                if reason == "pressure":
+                    assert process.up, f"{name} was evicted while it loaded"
+                    excused = process.excused or self._sum() > self.budget
+                    assert excused or not self._pinned(process), f"pinned {name} was evicted"
+                process.dying = True
+            case GrantLease(ticket, name):
+                process = self.processes[name]
+                assert process.up and not process.dying, f"a lease on {name}, which is not up"
+                assert len(process.leases) < process.slots, f"{name} has more leases than slots"
+                assert self.waiting.pop(ticket).model.fingerprint == process.model.fingerprint
+                process.leases.add(ticket)
+            case RefuseLease():
+                self._check_refusal(now, action, crashed)
+            case WakeAt(at):
+                assert at > now, "an alarm in the past would ring for ever"
+
+    def _check_start(self, action: StartWorker) -> None:
+        model, name = action.model, action.instance
+        assert not self.closed, "a start after the shutdown"
+        assert name not in self.started, f"{name} was started twice"
+        self.started.add(name)
+        same = [n for n, p in self.processes.items() if p.model.fingerprint == model.fingerprint]
+        busy = [n for n in same if n in self._open()]
+        assert not busy, f"{name} was started beside {busy}"
+        if action.reason == "preload":
+            assert not self.waiting, "a preload while somebody waits"
+            assert model.pinned or model.preload
+        else:
+            first = next((w for w in self.waiting.values() if w.model.fingerprint == model.fingerprint), None)
+            assert first is not None, f"{name} is loaded for nobody"
+        need = self.measured.get(model.fingerprint, model.footprint.total)
+        self.processes[name] = Process(model, need)
+        assert self._sum() <= self.budget, f"{name} does not fit: {self._sum()} of {self.budget} bytes"
+
+    def _check_refusal(self, now: float, action: RefuseLease, crashed: set[int]) -> None:
+        ticket = action.ticket
+        assert action.reason
+        assert action.retry_after is None or action.retry_after > 0
+        if ticket in crashed:
+            assert action.error is WorkerCrashed
+        else:
+            waiter = self.waiting.pop(ticket)
+            if action.error is LeaseTimeout:
+                assert self.deadline(waiter) <= now, "refused before its time"
+            if action.error is QueueFull:
+                count = len(self.waiting)
+                same = sum(w.model.fingerprint == waiter.model.fingerprint for w in self.waiting.values())
+                limits = self.limits
+                assert count >= limits.max_waiting or same >= limits.max_waiting_per_model
+            if self.closed:
+                assert action.error is ShuttingDown
+        assert ticket not in self.outcomes, f"ticket {ticket} has two outcomes"
+        self.outcomes[ticket] = action.error.__name__
+        crashed.discard(ticket)
+
+    # The whole house --------------------------------------------------------------------------------------
+
+    def _check_house(self, now: float, actions: Sequence[Action]) -> None:
+        tables = self.core.tables
+        total = self._sum()
+        assert total <= max(self.budget, self.total), f"{total} of {self.budget} bytes"
+        assert tables.used <= max(self.budget, self.booked), f"{tables.used} bytes in the books"
+        self.total, self.booked = total, tables.used
+        assert tables.holders == self.granted, "leases are not what was granted"
+        assert set(tables.waiting) == set(self.waiting), "somebody was lost, or waits twice"
+        assert set(tables.instances) == set(self.processes), "the books and the processes differ"
+        for name, instance in tables.instances.items():
+            assert instance.leases == self.processes[name].leases, f"ghost leases on {name}"
+            if total > self.budget and instance.phase is Phase.DRAINING:
+                self.processes[name].excused = True
+        self._check_waiters(now, actions)
+
+    def _check_waiters(self, now: float, actions: Sequence[Action]) -> None:
+        tables = self.core.tables
+        ready = {i.fingerprint for i in tables.instances.values() if i.has_room}
+        for waiter in self.waiting.values():
+            assert self.deadline(waiter) > now, "a waiter was not told in time"
+            assert waiter.model.fingerprint not in ready, "a waiter was passed over"
+        assert len(self.waiting) <= max(self.limits.max_waiting, 40), "the queue has no bound"
+        if not self.waiting:
+            return
+        moving = any(not p.up or p.dying or p.leases for p in self.processes.values())
+        wake = next((a.at for a in actions if isinstance(a, WakeAt)), float("inf"))
+        assert moving or wake <= now + LINGER + 1e-6, "somebody waits and nothing moves"
+
+    def deadline(self, waiter: LeaseRequested) -> float:
+        if waiter.deadline is not None:
+            return waiter.deadline
+        return self.core.tables.waiting[waiter.ticket].deadline if waiter.ticket in self.core.tables.waiting else 0.0
+
+    def _open(self) -> set[str]:
+        return {i.id for i in self.core.tables.instances.values() if i.open} & self.processes.keys()
+
+    def _pinned(self, process: Process) -> bool:
+        fingerprint = process.model.fingerprint
+        return any(m.pinned and m.fingerprint == fingerprint for m in self.desired.values())
+
+    def _sum(self) -> int:
+        return sum(p.bytes for p in self.processes.values())

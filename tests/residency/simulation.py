@@ -1,0 +1,227 @@
+"""Random lives of a house: clients, loads, crashes, edits and operators, all out of one seed."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter
+from collections.abc import Callable
+
+import msgspec
+
+from router.domain.models import Limits, LocalModel
+from router.residency.core import Residency
+from router.residency.events import (
+    Action,
+    Event,
+    GrantLease,
+    LeaseReleased,
+    LeaseRequested,
+    ModelsDesired,
+    ShutdownRequested,
+    StartWorker,
+    StopWorker,
+    TimePassed,
+    UnloadRequested,
+    WakeAt,
+    WorkerExited,
+    WorkerLost,
+    WorkerReady,
+)
+from tests.residency.house_rules import Referee
+from tests.residency.playbook import changed, model
+
+BUDGET = 24
+LONGEST_LEASE = 12.0
+LONGEST_LOAD = 6.0
+LONGEST_EXIT = 2.0
+
+Happening = Callable[[float], Event | None]
+
+
+class Life:
+    """One seed, one life. `requests` clients come; then everything runs out."""
+
+    def __init__(self, seed: int, requests: int, core: type[Residency] = Residency) -> None:
+        self.random = random.Random(seed)
+        self.limits = self._limits()
+        self.budget = BUDGET
+        self.referee = Referee(core(BUDGET, self.limits))
+        self.models = {m.name: m for m in self._models()}
+        self.stats: Counter[str] = Counter()
+        self._agenda: list[tuple[float, int, Happening]] = []
+        self._sequence = 0
+        self._alarm = 0
+        self._oldest: tuple[int, float] | None = None
+        self._plan(requests)
+
+    # The script -------------------------------------------------------------------------------------------
+
+    def _limits(self) -> Limits:
+        draw = self.random
+        return Limits(
+            max_waiting=draw.choice([3, 12, 40]),
+            max_waiting_per_model=draw.choice([2, 6, 20]),
+            max_wait=draw.choice([5.0, 60.0, 300.0]),
+            patience=draw.choice([0.0, 2.0, 10.0]),
+            hold=draw.choice([0.0, 2.0, 6.0]),
+            failure_window=draw.choice([10.0, 60.0]),
+        )
+
+    def _models(self) -> list[LocalModel]:
+        draw = self.random
+        found = [
+            model(
+                f"m{number}",
+                draw.randint(2, 16),
+                pinned=number == 0 and draw.random() < 0.3,
+                preload=draw.random() < 0.2,
+                ttl=draw.choice([None, 0.0, 5.0, 60.0]),
+            )
+            for number in range(draw.randint(2, 6))
+        ]
+        if draw.random() < 0.3:
+            found.append(model("huge", BUDGET + 1))
+        if draw.random() < 0.2:
+            found.append(model("broken", 3, problem="its file is missing", preload=True))
+        return found
+
+    def _plan(self, requests: int) -> None:
+        draw = self.random
+        self._at(0.0, self._edit)
+        pace = draw.choice([0.3, 1.0, 3.0])
+        now = 0.0
+        for ticket in range(1, requests + 1):
+            now += draw.expovariate(pace)
+            self._at(now, self._request(ticket))
+            if draw.random() < 0.1:  # leaves, perhaps after it was served
+                self._at(now + draw.uniform(0, 20), self._release(ticket))
+        for _ in range(requests // 20):
+            self._at(draw.uniform(0, now), draw.choice([self._edit, self._edit, self._unload]))
+        if draw.random() < 0.2:
+            self._at(draw.uniform(0.5, 1.0) * now, lambda at: ShutdownRequested(at))
+
+    def _request(self, ticket: int) -> Happening:
+        name = self.random.choice([*self.models, *list(self.models)[:2]])
+        patience = self.random.choice([None] * 6 + [0.0, 8.0])
+        reason = "operator" if self.random.random() < 0.05 else "request"
+
+        def happening(at: float) -> Event:
+            deadline = None if patience is None else at + patience
+            return LeaseRequested(at, ticket, self.models[name], deadline, reason)  # type: ignore[arg-type]
+
+        return happening
+
+    def _release(self, ticket: int) -> Happening:
+        return lambda at: LeaseReleased(at, ticket)
+
+    def _edit(self, at: float) -> Event:
+        draw = self.random
+        name = draw.choice(list(self.models))
+        if at > 0:
+            match draw.randrange(4):
+                case 0:
+                    self.models[name] = changed(self.models[name])
+                case 1 if sum(m.pinned for m in self.models.values()) == 0 or self.models[name].pinned:
+                    flipped = not self.models[name].pinned and self.models[name].footprint.total < 12
+                    self.models[name] = msgspec.structs.replace(self.models[name], pinned=flipped)
+                case 2:
+                    self.budget = draw.choice([BUDGET, BUDGET // 2, BUDGET - 3])
+                case _:
+                    self.models[name] = msgspec.structs.replace(self.models[name], ttl=draw.choice([None, 3.0]))
+        shown = {n: m for n, m in self.models.items() if draw.random() < 0.95}
+        return ModelsDesired(at, shown, self.budget, self.limits)
+
+    def _unload(self, at: float) -> Event:
+        return UnloadRequested(at, self.random.choice([None, *self.models]))
+
+    # The run ----------------------------------------------------------------------------------------------
+
+    def _at(self, when: float, what: Happening) -> None:
+        self._sequence += 1
+        heapq.heappush(self._agenda, (when, self._sequence, what))
+
+    def run(self) -> Counter[str]:
+        while self._agenda:
+            now, _, happening = heapq.heappop(self._agenda)
+            event = happening(now)
+            if event is None:
+                continue
+            self.stats["events"] += 1
+            for action in self.referee.tell(event):
+                self._carry_out(now, action)
+            self._check_nobody_starves(now)
+        referee = self.referee
+        assert not referee.waiting and not referee.granted, "somebody waits for ever"
+        self.stats.update(referee.outcomes.values())
+        return self.stats
+
+    def _carry_out(self, now: float, action: Action) -> None:
+        draw = self.random
+        match action:
+            case StartWorker(name, wanted):
+                self.stats["starts"] += 1
+                if draw.random() < 0.06:
+                    self._at(now + draw.uniform(0, 3), self._exit(name))
+                else:
+                    size = self.referee.measured.get(wanted.fingerprint, wanted.footprint.total)
+                    if draw.random() < 0.2:
+                        size = max(1, size + draw.randint(-1, 2))
+                    self._at(now + draw.uniform(0.5, LONGEST_LOAD), self._ready(name, size))
+            case StopWorker(name):
+                self.stats["stops"] += 1
+                self._at(now + draw.uniform(0.1, LONGEST_EXIT), self._exit(name))
+            case GrantLease(ticket, _):
+                self._at(now + min(draw.expovariate(0.4), LONGEST_LEASE), self._release(ticket))
+            case WakeAt(when):
+                self._alarm += 1  # one alarm only, as in the manager
+                self._at(when, self._ring(self._alarm))
+
+    def _ring(self, number: int) -> Happening:
+        return lambda at: TimePassed(at) if number == self._alarm else None
+
+    def _ready(self, name: str, size: int) -> Happening:
+        def happening(at: float) -> Event | None:
+            process = self.referee.processes.get(name)
+            if process is None or process.dying:
+                return None
+            if self.random.random() < 0.25:
+                self._at(at + self.random.uniform(0, 20), self._lose(name))
+            return WorkerReady(at, name, self.random.randint(1, 3), size)
+
+        return happening
+
+    def _lose(self, name: str) -> Happening:
+        def happening(at: float) -> Event | None:
+            process = self.referee.processes.get(name)
+            if process is None or process.dying:
+                return None
+            self.stats["crashes"] += 1
+            if self.random.random() < 0.5:
+                return WorkerExited(at, name, "it was killed")
+            self._at(at + self.random.uniform(0, 0.5), self._exit(name))
+            return WorkerLost(at, name, "its socket closed")
+
+        return happening
+
+    def _exit(self, name: str) -> Happening:
+        return lambda at: WorkerExited(at, name, "it ended") if name in self.referee.processes else None
+
+    def _check_nobody_starves(self, now: float) -> None:
+        """G6: from when it is the oldest of all, a request waits for a bounded time, however busy the others."""
+        oldest = next(iter(self.referee.waiting), None)
+        if oldest is None:
+            self._oldest = None
+        elif self._oldest is None or self._oldest[0] != oldest:
+            self._oldest = (oldest, now)
+        else:
+            waited = now - self._oldest[1]
+            turn = self.limits.hold + LONGEST_LOAD + LONGEST_LEASE + LONGEST_EXIT
+            bound = self.limits.patience + 3 * turn
+            self.stats["longest"] = max(self.stats["longest"], int(100 * waited / bound))
+            assert waited <= bound, f"the oldest request has waited for {waited:.0f} s"
+
+
+def live(seed: int, requests: int = 60, core: type[Residency] = Residency) -> Counter[str]:
+    """Run one life. Raises AssertionError where a house rule is broken."""
+    return Life(seed, requests, core).run()

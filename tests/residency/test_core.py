@@ -1,0 +1,684 @@
+"""The rules of the scheduler, one scene each, told as events and the actions that they cause."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from router.domain.errors import (
+    DoesNotFit,
+    LeaseTimeout,
+    LoadFailed,
+    QueueFull,
+    ShuttingDown,
+    WorkerCrashed,
+)
+from router.domain.models import Limits
+from router.residency.events import (
+    GrantLease,
+    LeaseReleased,
+    LeaseRequested,
+    ShutdownRequested,
+    StartWorker,
+    StopWorker,
+    TimePassed,
+    UnloadRequested,
+    WorkerExited,
+    WorkerLost,
+    WorkerReady,
+)
+from router.residency.policy import LINGER
+from router.residency.state import Phase
+from tests.residency.playbook import LIMITS, Play, Refused, changed, desired, house, model
+
+A, B, C = model("a", 8), model("b", 6), model("c", 3)
+
+
+def a_ready(**options: object) -> Play:
+    """A is in memory and idle; it came at time 1 and was used once, until 2."""
+    return (
+        house(A, B, C, **options)  # type: ignore[arg-type]
+        << LeaseRequested(0, 1, A) >> [StartWorker("a#1", A, "request")]
+        << WorkerReady(1, "a#1", slots=2, resident=8) >> [GrantLease(1, "a#1")]
+        << LeaseReleased(2, 1) >> []
+    )  # fmt: skip
+
+
+def a_busy(**options: object) -> Play:
+    """A is in memory and serves ticket 1."""
+    return (
+        house(A, B, C, **options)  # type: ignore[arg-type]
+        << LeaseRequested(0, 1, A) >> [StartWorker("a#1", A, "request")]
+        << WorkerReady(1, "a#1", slots=2, resident=8) >> [GrantLease(1, "a#1")]
+    )  # fmt: skip
+
+
+# Loading, sharing, swapping -------------------------------------------------------------------------------
+
+
+def test_a_request_for_a_second_model_evicts_the_idle_first() -> None:
+    (
+        a_ready()
+        << LeaseRequested(4, 2, B) >> [StopWorker("a#1", "pressure")]
+        << LeaseRequested(5, 3, B) >> []  # joins; nothing is started twice
+        << WorkerExited(6, "a#1") >> [StartWorker("b#2", B, "request")]
+        << WorkerReady(7, "b#2", slots=2, resident=6) >> [GrantLease(2, "b#2"), GrantLease(3, "b#2")]
+    )  # fmt: skip
+
+
+def test_one_client_who_alternates_never_waits_for_a_hold() -> None:
+    play = a_ready(limits=Limits(hold=1000, patience=1000))
+    play << LeaseRequested(2, 2, B) >> [StopWorker("a#1", "pressure")]
+
+
+def test_two_alternating_clients_get_more_than_one_request_out_of_a_swap() -> None:
+    (
+        a_busy()
+        << LeaseRequested(1.5, 2, B) >> []
+        << LeaseReleased(2, 1) >> []  # its client may be about to ask again
+        << LeaseRequested(2 + LINGER / 2, 3, A) >> [GrantLease(3, "a#1")]
+        << LeaseReleased(2.5, 3) >> []
+        << TimePassed(2.5 + LINGER) >> [StopWorker("a#1", "pressure")]
+    )  # fmt: skip
+
+
+def test_after_its_minimum_hold_an_idle_model_goes_in_the_moment_it_is_idle() -> None:
+    play = a_busy(limits=Limits(hold=2))
+    play << LeaseRequested(1.5, 2, B) >> []
+    play << LeaseReleased(3, 1) >> [StopWorker("a#1", "pressure")]
+
+
+def test_the_alarm_is_set_for_the_end_of_the_linger() -> None:
+    play = a_busy()
+    play << LeaseRequested(1.5, 2, B) >> [] << LeaseReleased(2, 1) >> []
+    assert play.wake == 2 + LINGER
+
+
+def test_models_that_fit_side_by_side_stay_side_by_side() -> None:
+    (
+        a_busy()
+        << LeaseRequested(2, 2, C) >> [StartWorker("c#2", C, "request")]
+        << WorkerReady(3, "c#2", slots=1, resident=3) >> [GrantLease(2, "c#2")]
+    )  # fmt: skip
+
+
+def test_a_resident_ready_model_is_served_at_once_whatever_else_loads() -> None:
+    (
+        a_busy()
+        << LeaseRequested(2, 2, C) >> [StartWorker("c#2", C, "request")]
+        << LeaseRequested(3, 3, B) >> []  # waits for memory
+        << LeaseRequested(4, 4, A) >> [GrantLease(4, "a#1")]
+    )  # fmt: skip
+
+
+def test_nobody_overtakes_the_head_of_the_queue_for_memory() -> None:
+    small = model("small", 1)
+    play = a_busy()
+    play << desired(1, [A, B, C, small]) >> []
+    play << LeaseRequested(2, 2, B) >> []  # needs A's memory
+    play << LeaseRequested(3, 3, small) >> []  # would fit, but B came first
+    play << LeaseReleased(4, 1) >> [StopWorker("a#1", "pressure")]
+    play << WorkerExited(5, "a#1") >> [
+        StartWorker("b#2", B, "request"),
+        StartWorker("small#3", small, "request"),
+    ]
+
+
+def test_the_fewest_least_recently_used_idle_models_go() -> None:
+    one, two, three = model("one", 2), model("two", 4), model("three", 4)
+    play = house(one, two, three, A)
+    for number, each in enumerate((one, two, three), start=1):
+        name = f"{each.name}#{number}"
+        play << LeaseRequested(number, number, each) >> [StartWorker(name, each, "request")]
+        play << WorkerReady(number, name, 1, each.footprint.total) >> [GrantLease(number, name)]
+        play << LeaseReleased(number, number) >> []
+    # 8 are needed, 2 are free: the two oldest hold 6 between them.
+    play << LeaseRequested(9, 9, A) >> [StopWorker("one#1", "pressure"), StopWorker("two#2", "pressure")]
+
+
+def test_memory_on_its_way_back_is_not_given_away_twice() -> None:
+    (
+        a_ready()
+        << LeaseRequested(4, 2, B) >> [StopWorker("a#1", "pressure")]
+        << TimePassed(5) >> []
+        << LeaseRequested(6, 3, A) >> []  # gone from here on: it waits its turn
+        << WorkerExited(7, "a#1") >> [StartWorker("b#2", B, "request")]
+    )  # fmt: skip
+
+
+def test_a_loading_model_is_no_victim() -> None:
+    (
+        house(A, B)
+        << LeaseRequested(0, 1, A) >> [StartWorker("a#1", A, "request")]
+        << LeaseRequested(1, 2, B) >> []
+        << LeaseReleased(2, 1) >> []  # nobody waits for A any more, and still it may finish
+        << TimePassed(60) >> []
+        << WorkerReady(61, "a#1", 1, 8) >> []
+        << TimePassed(61 + LINGER) >> [StopWorker("a#1", "pressure")]
+    )  # fmt: skip
+
+
+# Patience, drain, fairness --------------------------------------------------------------------------------
+
+
+def test_a_busy_model_is_drained_only_after_the_waiter_lost_patience() -> None:
+    (
+        a_busy()
+        << LeaseRequested(2, 2, B) >> []
+        << LeaseRequested(3, 3, A) >> [GrantLease(3, "a#1")]
+        << TimePassed(12) >> []  # A is draining now
+        << LeaseRequested(13, 4, A) >> []  # and takes no more
+        << LeaseReleased(14, 1) >> []
+        << LeaseReleased(15, 3) >> [StopWorker("a#1", "pressure")]
+        << WorkerExited(16, "a#1") >> [StartWorker("b#2", B, "request")]
+        << WorkerReady(17, "b#2", 1, 6) >> [GrantLease(2, "b#2")]
+        << LeaseReleased(18, 2) >> []  # 4 was there meanwhile: B gets its linger
+        << TimePassed(18 + LINGER) >> [StopWorker("b#2", "pressure")]
+        << WorkerExited(20, "b#2") >> [StartWorker("a#3", A, "request")]
+    )  # fmt: skip
+
+
+def test_a_minimum_hold_outlasts_the_patience_of_a_waiter() -> None:
+    play = house(A, B, limits=Limits(hold=20, patience=5))
+    play << LeaseRequested(0, 1, A) >> [StartWorker("a#1", A, "request")]
+    play << LeaseRequested(0, 2, B) >> []
+    play << WorkerReady(10, "a#1", 1, 8) >> [GrantLease(1, "a#1")]
+    assert play.wake == 30
+    play << TimePassed(29) >> []
+    assert play.core.tables.instances["a#1"].phase is Phase.READY
+    play << TimePassed(30) >> []
+    assert play.core.tables.instances["a#1"].phase is Phase.DRAINING
+
+
+def test_steady_traffic_to_the_resident_model_cannot_starve_a_waiter() -> None:
+    play = a_busy()
+    play << LeaseRequested(1.5, 1000, B) >> []
+    running, now, ticket, granted = {1: 1.0}, 1.5, 1, True
+    while granted:  # one request of two seconds each second: A is never idle
+        now, ticket = now + 1, ticket + 1
+        for done in [t for t, began in running.items() if now - began >= 1.5]:
+            del running[done]
+            play.core.handle(LeaseReleased(now, done))
+        granted = GrantLease(ticket, "a#1") in play.core.handle(LeaseRequested(now, ticket, A))
+        running |= {ticket: now} if granted else {}
+    assert now <= 1.5 + LIMITS.patience + 1
+    for done in sorted(running)[:-1]:
+        play.core.handle(LeaseReleased(now, done))
+    play << LeaseReleased(now + 2.5, max(running)) >> [StopWorker("a#1", "pressure")]
+
+
+def test_who_waited_for_a_slot_longer_does_not_undo_the_drain_that_another_caused() -> None:
+    (
+        house(A, B)
+        << LeaseRequested(0, 1, A) >> [StartWorker("a#1", A, "request")]
+        << WorkerReady(1, "a#1", 1, 8) >> [GrantLease(1, "a#1")]
+        << LeaseRequested(2, 2, A) >> []  # waits for the only slot
+        << LeaseRequested(3, 3, B) >> []
+        << TimePassed(13) >> []  # drained for B
+        << LeaseReleased(14, 1) >> [StopWorker("a#1", "pressure")]
+        << WorkerExited(15, "a#1") >> [StartWorker("b#2", B, "request")]
+    )  # fmt: skip
+
+
+def test_a_waiter_who_leaves_costs_the_model_that_was_drained_for_it_nothing() -> None:
+    (
+        a_busy()
+        << LeaseRequested(2, 2, B) >> []
+        << TimePassed(12) >> []
+        << LeaseRequested(13, 3, A) >> []
+        << LeaseReleased(14, 2) >> [GrantLease(3, "a#1")]
+    )  # fmt: skip
+
+
+def test_a_waiter_who_is_refused_gives_back_what_was_drained_for_it() -> None:
+    (
+        a_busy()
+        << LeaseRequested(2, 2, B, deadline=20) >> []
+        << TimePassed(12) >> []
+        << LeaseRequested(13, 3, A) >> []
+        << TimePassed(20) >> [Refused(2, LeaseTimeout), GrantLease(3, "a#1")]
+    )  # fmt: skip
+
+
+def test_only_as_many_busy_models_are_drained_as_are_needed() -> None:
+    one, two = model("one", 6), model("two", 6)
+    play = house(one, two, B)
+    for number, each in enumerate((one, two), start=1):
+        name = f"{each.name}#{number}"
+        play << LeaseRequested(number, number, each) >> [StartWorker(name, each, "request")]
+        play << WorkerReady(number, name, 1, 6) >> [GrantLease(number, name)]
+    play << LeaseRequested(3, 3, B) >> []
+    for now in (13, 14, 15):
+        play << TimePassed(now) >> []
+    phases = [i.phase for i in play.core.tables.instances.values()]
+    assert phases == [Phase.DRAINING, Phase.READY]
+
+
+# Refusals -------------------------------------------------------------------------------------------------
+
+
+def test_a_waiter_is_refused_at_its_own_deadline() -> None:
+    play = a_busy()
+    play << LeaseRequested(2, 2, B, deadline=5) >> []
+    assert play.wake == 5
+    play << TimePassed(5) >> [Refused(2, LeaseTimeout, retry_after=1.0)]
+
+
+def test_a_waiter_without_a_deadline_is_refused_after_the_longest_wait() -> None:
+    play = a_busy(limits=Limits(max_wait=7, patience=100))
+    play << LeaseRequested(2, 2, B) >> [] << TimePassed(8.9) >> []
+    play << TimePassed(9) >> [Refused(2, LeaseTimeout)]
+
+
+def test_a_request_that_may_not_wait_is_served_or_refused_at_once_and_loads_nothing() -> None:
+    (
+        a_ready()
+        << LeaseRequested(3, 2, C, deadline=3) >> [Refused(2, LeaseTimeout)]
+        << LeaseRequested(3, 3, A, deadline=3) >> [GrantLease(3, "a#1")]
+    )  # fmt: skip
+
+
+def test_the_queue_is_bounded_and_says_when_to_come_back() -> None:
+    play = a_busy(limits=Limits(max_waiting=2))
+    play << LeaseRequested(2, 2, B) >> [] << LeaseRequested(2, 3, C) >> []
+    play << LeaseRequested(2, 4, C) >> [Refused(4, QueueFull, retry_after=10.0)]
+    play << LeaseRequested(2, 5, A) >> [GrantLease(5, "a#1")]  # it does not have to wait
+    play << LeaseRequested(2, 6, A) >> [Refused(6, QueueFull)]  # both slots are taken: it would
+
+
+def test_one_model_cannot_fill_the_queue_for_the_others() -> None:
+    play = a_busy(limits=Limits(max_waiting=10, max_waiting_per_model=1))
+    play << LeaseRequested(2, 2, B) >> []
+    play << LeaseRequested(2, 3, B) >> [Refused(3, QueueFull, retry_after=1.0)]
+    play << LeaseRequested(2, 4, C) >> []
+
+
+def test_what_cannot_fit_even_alone_is_refused_and_nobody_is_evicted_for_it() -> None:
+    play = a_ready()
+    play << LeaseRequested(3, 2, model("huge", 13)) >> [Refused(2, DoesNotFit, retry_after=None)]
+
+
+def test_what_cannot_fit_beside_the_pinned_is_refused_even_while_the_pinned_is_not_loaded() -> None:
+    pinned = model("p", 5, pinned=True)
+    play = house(A)
+    play << desired(1, [A, pinned]) >> [StartWorker("p#1", pinned, "preload")]
+    play << LeaseRequested(2, 1, A) >> [Refused(1, DoesNotFit, retry_after=None)]
+    play << WorkerExited(3, "p#1", "boom") >> [StartWorker("p#2", pinned, "preload")]
+    play << LeaseRequested(4, 2, A) >> [Refused(2, DoesNotFit, retry_after=None)]
+
+
+def test_a_model_with_a_problem_is_refused_with_it_at_once() -> None:
+    broken = model("broken", 3, problem="/broken.gguf: no such file", preload=True)
+    play = house(A, broken)
+    (action,) = play.core.handle(LeaseRequested(0, 1, broken))
+    assert action == Refused(1, LoadFailed, retry_after=None)
+    assert "no such file" in str(action)
+
+
+def test_a_model_whose_problem_is_its_size_does_not_fit() -> None:
+    large = model("large", 13, problem="needs more than the budget")
+    house(A) << LeaseRequested(0, 1, large) >> [Refused(1, DoesNotFit, retry_after=None)]
+
+
+def test_a_problem_that_appears_while_a_model_is_in_memory_does_not_stop_it_serving() -> None:
+    play = a_ready()
+    missing = msgspec.structs.replace(A, problem="its file is gone")
+    play << desired(3, [missing, B]) >> []
+    play << LeaseRequested(4, 2, missing) >> [GrantLease(2, "a#1")]
+
+
+# Pins, preload, ttl ---------------------------------------------------------------------------------------
+
+
+def test_a_pinned_model_is_loaded_unasked_and_never_evicted() -> None:
+    pinned = model("p", 5, pinned=True, ttl=1.0)
+    play = house(A, B, pinned) >> [StartWorker("p#1", pinned, "preload")]
+    play << WorkerReady(1, "p#1", 1, 5) >> []
+    play << TimePassed(1000) >> []
+    play << LeaseRequested(1001, 1, B) >> [StartWorker("b#2", B, "request")]
+    play << LeaseRequested(1002, 2, C) >> []  # 1 byte is free, and the other 11 are pinned or loading
+    play << TimePassed(1200) >> []
+
+
+def test_a_preloaded_model_is_loaded_once_and_not_again_after_its_ttl() -> None:
+    early = model("e", 4, preload=True, ttl=5.0)
+    play = house(A, early) >> [StartWorker("e#1", early, "preload")]
+    play << WorkerReady(1, "e#1", 1, 4) >> []
+    assert play.wake == 6
+    play << TimePassed(6) >> [StopWorker("e#1", "idle")]
+    play << WorkerExited(7, "e#1") >> []
+
+
+def test_nothing_is_preloaded_while_somebody_waits_nor_at_anybodys_expense() -> None:
+    early = model("e", 5, preload=True)
+    play = a_busy()
+    play << LeaseRequested(2, 2, B) >> []
+    play << desired(3, [A, B, early]) >> []
+    play << LeaseReleased(4, 2) >> []  # A holds 8 of 12: E does not fit
+    play << desired(5, [A, B, early], budget=13) >> [StartWorker("e#2", early, "preload")]
+
+
+def test_pinned_models_are_preloaded_before_the_others() -> None:
+    early, pinned = model("e", 7, preload=True), model("p", 7, pinned=True)
+    house(early, pinned) >> [StartWorker("p#1", pinned, "preload")]
+
+
+def test_a_pinned_model_that_crashed_comes_back_by_itself() -> None:
+    pinned = model("p", 5, pinned=True)
+    play = house(pinned) >> [StartWorker("p#1", pinned, "preload")]
+    play << WorkerReady(1, "p#1", 1, 5) >> []
+    play << WorkerExited(2, "p#1", "boom") >> [StartWorker("p#2", pinned, "preload")]
+
+
+def test_a_ttl_counts_from_the_end_of_the_last_request_and_never_means_never() -> None:
+    brief, lasting = model("brief", 2, ttl=5.0), model("lasting", 2, ttl=None)
+    play = house(brief, lasting)
+    for number, each in enumerate((brief, lasting), start=1):
+        name = f"{each.name}#{number}"
+        play << LeaseRequested(0, number, each) >> [StartWorker(name, each, "request")]
+        play << WorkerReady(1, name, 1, 2) >> [GrantLease(number, name)]
+    play << TimePassed(50) >> []  # both are in use
+    play << LeaseReleased(51, 1) >> [] << LeaseReleased(51, 2) >> []
+    play << TimePassed(55.9) >> []
+    play << TimePassed(56) >> [StopWorker("brief#1", "idle")]
+    play << WorkerExited(57, "brief#1") >> []
+    assert play.wake is None
+
+
+def test_a_request_in_the_very_moment_of_the_ttl_is_served() -> None:
+    play = a_ready()
+    play << LeaseRequested(2 + 600, 2, A) >> [GrantLease(2, "a#1")]
+
+
+# Measured bytes -------------------------------------------------------------------------------------------
+
+
+def test_measured_bytes_replace_the_estimate() -> None:
+    play = house(A, B)
+    play << LeaseRequested(0, 1, A) >> [StartWorker("a#1", A, "request")]
+    play << WorkerReady(1, "a#1", 1, 5) >> [GrantLease(1, "a#1")]
+    play << LeaseRequested(2, 2, B) >> [StartWorker("b#2", B, "request")]
+    assert play.core.tables.free == 1
+
+
+def test_a_worker_that_takes_more_than_there_is_stops_at_once_and_its_waiters_keep_waiting() -> None:
+    play = house(A, C, budget=10)
+    play << LeaseRequested(0, 1, C) >> [StartWorker("c#1", C, "request")]
+    play << WorkerReady(1, "c#1", 1, 3) >> [GrantLease(1, "c#1")] << LeaseReleased(2, 1) >> []
+    six = model("six", 6)
+    play << LeaseRequested(3, 2, six) >> [StartWorker("six#2", six, "request")]
+    play << WorkerReady(4, "six#2", 1, 8) >> [StopWorker("six#2", "oom"), StopWorker("c#1", "pressure")]
+    assert play.core.tables.used == 10
+    play << WorkerExited(5, "c#1") >> []
+    play << WorkerExited(6, "six#2") >> [StartWorker("six#3", six, "request")]
+    play << WorkerReady(7, "six#3", 1, 8) >> [GrantLease(2, "six#3")]
+
+
+def test_a_model_that_measures_larger_than_the_budget_does_not_fit() -> None:
+    play = house(A)
+    play << LeaseRequested(0, 1, A) >> [StartWorker("a#1", A, "request")]
+    play << WorkerReady(1, "a#1", 1, 13) >> [Refused(1, DoesNotFit), StopWorker("a#1", "oom")][::-1]
+    play << WorkerExited(2, "a#1") >> []
+    play << LeaseRequested(3, 2, A) >> [Refused(2, DoesNotFit)]
+
+
+def test_a_worker_that_never_gets_its_estimate_right_is_a_failed_model() -> None:
+    play = house(A, limits=Limits(failures=2), budget=20)
+    play << LeaseRequested(0, 1, A) >> [StartWorker("a#1", A, "request")]
+    play << LeaseRequested(0, 2, B) >> [StartWorker("b#2", B, "request")]
+    play << WorkerReady(1, "a#1", 1, 15) >> [StopWorker("a#1", "oom")]
+    play << WorkerExited(1, "b#2") >> [Refused(2, LoadFailed)]
+    play << WorkerExited(2, "a#1") >> [StartWorker("a#3", A, "request")]
+    play << WorkerReady(3, "a#3", 1, 21) >> [StopWorker("a#3", "oom"), Refused(1, DoesNotFit)]
+    assert play.core.tables.failed(A.fingerprint, 3) is not None
+
+
+# Crashes --------------------------------------------------------------------------------------------------
+
+
+def test_a_crash_refuses_its_leases_and_nobody_elses() -> None:
+    play = a_busy()
+    play << LeaseRequested(2, 2, C) >> [StartWorker("c#2", C, "request")]
+    play << WorkerReady(3, "c#2", 1, 3) >> [GrantLease(2, "c#2")]
+    play << WorkerExited(4, "a#1", "killed by signal 9") >> [Refused(1, WorkerCrashed, retry_after=1.0)]
+    assert play.core.tables.holders == {2: "c#2"}
+
+
+def test_a_dead_worker_that_is_not_reaped_takes_no_work_and_holds_its_memory() -> None:
+    (
+        a_busy()
+        << WorkerLost(2, "a#1", "its socket closed") >> [Refused(1, WorkerCrashed)]
+        << LeaseRequested(3, 2, A) >> []
+        << WorkerReady(3, "a#1", 1, 8) >> []  # too late
+        << WorkerExited(4, "a#1") >> [StartWorker("a#2", A, "request")]
+    )  # fmt: skip
+
+
+def test_after_a_crash_the_next_request_is_served_by_a_new_worker_at_once() -> None:
+    (
+        a_busy()
+        << WorkerExited(2, "a#1", "boom") >> [Refused(1, WorkerCrashed)]
+        << LeaseRequested(2, 2, A) >> [StartWorker("a#2", A, "request")]
+        << WorkerReady(3, "a#2", 1, 8) >> [GrantLease(2, "a#2")]
+    )  # fmt: skip
+
+
+def test_a_failed_load_refuses_all_its_waiters_with_the_reason() -> None:
+    play = house(A)
+    play << LeaseRequested(0, 1, A) >> [StartWorker("a#1", A, "request")]
+    play << LeaseRequested(0, 2, A) >> []
+    actions = play.core.handle(WorkerExited(1, "a#1", "not a GGUF file"))
+    assert actions == [Refused(1, LoadFailed, retry_after=1.0), Refused(2, LoadFailed, retry_after=1.0)]
+    assert all("not a GGUF file" in str(action) for action in actions)
+
+
+def crash(play: Play, at: float, number: int, ticket: int) -> None:
+    """A request comes at `at`; its worker dies while it loads."""
+    play << LeaseRequested(at, ticket, C) >> [StartWorker(f"c#{number}", C, "request")]
+    play << WorkerExited(at, f"c#{number}", "boom") >> [Refused(ticket, LoadFailed)]
+
+
+def test_a_crash_loop_makes_a_model_failed_and_each_pause_is_twice_as_long() -> None:
+    play = house(C, limits=Limits(failures=3, backoff=5, backoff_max=15, failure_window=60))
+    for number in (1, 2, 3):
+        crash(play, number, number, number)
+    play << LeaseRequested(4, 4, C) >> [Refused(4, LoadFailed, retry_after=4.0)]
+    assert play.wake == 8
+    crash(play, 8, 4, 5)  # the pause is over: one probe
+    play << LeaseRequested(9, 6, C) >> [Refused(6, LoadFailed, retry_after=9.0)]
+    crash(play, 18, 5, 7)
+    play << LeaseRequested(18, 8, C) >> [Refused(8, LoadFailed, retry_after=15.0)]
+
+
+def test_failures_far_apart_are_not_a_crash_loop() -> None:
+    play = house(C, limits=Limits(failures=2, failure_window=60))
+    for number in (1, 2, 3, 4):
+        crash(play, 100.0 * number, number, number)
+
+
+def test_a_crash_loop_of_one_model_leaves_the_others_alone() -> None:
+    play = house(A, C, limits=Limits(failures=1))
+    crash(play, 1, 1, 1)
+    play << LeaseRequested(2, 2, A) >> [StartWorker("a#2", A, "request")]
+
+
+def test_crashes_of_ready_workers_count_as_well() -> None:
+    play = house(C, limits=Limits(failures=2))
+    for number in (1, 2):
+        play << LeaseRequested(number, number, C) >> [StartWorker(f"c#{number}", C, "request")]
+        play << WorkerReady(number, f"c#{number}", 1, 3) >> [GrantLease(number, f"c#{number}")]
+        play << WorkerExited(number, f"c#{number}", "boom") >> [Refused(number, WorkerCrashed)]
+    play << LeaseRequested(3, 3, C) >> [Refused(3, LoadFailed, retry_after=4.0)]
+
+
+def test_a_worker_that_stayed_up_for_a_while_clears_the_record() -> None:
+    play = house(C, limits=Limits(failures=1, backoff=5, failure_window=60))
+    crash(play, 0, 1, 1)
+    play << LeaseRequested(5, 2, C) >> [StartWorker("c#2", C, "request")]
+    play << WorkerReady(6, "c#2", 1, 3) >> [GrantLease(2, "c#2")]
+    play << WorkerExited(66, "c#2", "boom") >> [Refused(2, WorkerCrashed)]
+    play << LeaseRequested(67, 3, C) >> [Refused(3, LoadFailed, retry_after=4.0)]  # 5 s again, not 10
+
+
+def test_waiters_for_a_slot_of_a_crashed_worker_get_the_next_one() -> None:
+    (
+        house(A)
+        << LeaseRequested(0, 1, A) >> [StartWorker("a#1", A, "request")]
+        << WorkerReady(1, "a#1", 1, 8) >> [GrantLease(1, "a#1")]
+        << LeaseRequested(2, 2, A) >> []
+        << WorkerExited(3, "a#1", "boom") >> [Refused(1, WorkerCrashed), StartWorker("a#2", A, "request")]
+    )  # fmt: skip
+
+
+# Edits of the registry ------------------------------------------------------------------------------------
+
+
+def test_an_edit_of_what_needs_no_restart_is_adopted_in_place() -> None:
+    play = a_ready()
+    pinned = msgspec.structs.replace(A, pinned=True, ttl=1.0, name="renamed")
+    play << desired(3, [pinned, B]) >> []
+    assert play.core.tables.instances["a#1"].model is pinned
+    play << LeaseRequested(4, 2, pinned) >> [GrantLease(2, "a#1")]
+
+
+def test_a_changed_model_drains_and_its_new_version_loads_beside_it_or_after() -> None:
+    new = changed(A)
+    (
+        a_busy()
+        << desired(2, [new, B]) >> []
+        << LeaseRequested(3, 2, new) >> []  # both do not fit
+        << LeaseReleased(4, 1) >> [StopWorker("a#1", "changed")]
+        << WorkerExited(5, "a#1") >> [StartWorker("a#2", new, "request")]
+    )  # fmt: skip
+
+
+def test_a_removed_model_goes_when_its_last_request_ends() -> None:
+    (
+        a_busy()
+        << desired(2, [B]) >> []
+        << LeaseReleased(3, 1) >> [StopWorker("a#1", "changed")]
+    )  # fmt: skip
+
+
+def test_who_waits_for_a_removed_model_is_still_served() -> None:
+    (
+        house(A)
+        << LeaseRequested(0, 1, A) >> [StartWorker("a#1", A, "request")]
+        << desired(1, [B]) >> []
+        << WorkerReady(2, "a#1", 1, 8) >> [GrantLease(1, "a#1")]
+        << LeaseReleased(3, 1) >> [StopWorker("a#1", "changed")]
+    )  # fmt: skip
+
+
+def test_a_load_that_nobody_wants_any_more_is_given_up() -> None:
+    early = model("e", 5, preload=True)
+    play = house(early) >> [StartWorker("e#1", early, "preload")]
+    play << desired(1, [A]) >> [StopWorker("e#1", "changed")]
+
+
+def test_a_lowered_budget_sends_away_the_idle_then_drains_the_busy_and_starts_nothing() -> None:
+    play = a_busy()
+    play << LeaseRequested(2, 2, C) >> [StartWorker("c#2", C, "request")]
+    play << WorkerReady(3, "c#2", 1, 3) >> [GrantLease(2, "c#2")] << LeaseReleased(4, 2) >> []
+    play << desired(5, [A, B, C], budget=9) >> [StopWorker("c#2", "pressure")]
+    play << desired(6, [A, B, C], budget=7) >> []  # A drains
+    play << LeaseRequested(7, 3, C) >> []
+    play << WorkerExited(8, "c#2") >> []  # 8 of 7 bytes are held
+    play << LeaseReleased(9, 1) >> [StopWorker("a#1", "pressure")]
+    play << WorkerExited(10, "a#1") >> [StartWorker("c#3", C, "request")]
+
+
+def test_a_lowered_budget_takes_pinned_models_last() -> None:
+    pinned = model("p", 5, pinned=True)
+    play = house(C, pinned) >> [StartWorker("p#1", pinned, "preload")]
+    play << WorkerReady(1, "p#1", 1, 5) >> []
+    play << LeaseRequested(2, 1, C) >> [StartWorker("c#2", C, "request")]
+    play << WorkerReady(3, "c#2", 1, 3) >> [GrantLease(1, "c#2")] << LeaseReleased(4, 1) >> []
+    play << desired(5, [C, pinned], budget=6) >> [StopWorker("c#2", "pressure")]
+    play << desired(6, [C, pinned], budget=4) >> [StopWorker("p#1", "pressure")]
+
+
+def test_a_waiter_that_an_edit_leaves_without_room_is_refused() -> None:
+    play = a_busy()
+    play << LeaseRequested(2, 2, B) >> []
+    play << desired(3, [A, B], budget=5) >> [Refused(2, DoesNotFit)]
+
+
+def test_a_draining_model_that_an_edit_pins_is_spared() -> None:
+    pinned = msgspec.structs.replace(A, pinned=True)
+    play = a_busy()
+    play << LeaseRequested(2, 2, C) >> [StartWorker("c#2", C, "request")]
+    play << WorkerReady(3, "c#2", 1, 3) >> [GrantLease(2, "c#2")]
+    nine = model("nine", 9)
+    play << LeaseRequested(4, 3, nine) >> [] << TimePassed(14) >> []
+    play << desired(15, [pinned, C, nine]) >> [Refused(3, DoesNotFit)]
+    play << LeaseRequested(16, 4, pinned) >> [GrantLease(4, "a#1")]
+
+
+def test_what_is_remembered_of_models_that_left_the_registry_is_forgotten() -> None:
+    play = a_ready(limits=Limits(failures=1))
+    crash(play, 3, 2, 2)
+    play << desired(4, [B]) >> [StopWorker("a#1", "changed")]
+    play << WorkerExited(5, "a#1") >> []
+    play << desired(1000, [B]) >> []
+    tables = play.core.tables
+    assert (tables.measured, tables.failures, tables.preloaded, tables.dismissed) == ({}, {}, set(), set())
+
+
+# Operators and the end ------------------------------------------------------------------------------------
+
+
+def test_an_operators_unload_stops_the_idle_and_drains_the_busy() -> None:
+    (
+        a_busy()
+        << UnloadRequested(2, "b") >> []
+        << UnloadRequested(3, "a") >> []
+        << LeaseRequested(4, 2, A) >> []
+        << LeaseReleased(5, 1) >> [StopWorker("a#1", "requested")]
+        << WorkerExited(6, "a#1") >> [StartWorker("a#2", A, "request")]
+    )  # fmt: skip
+
+
+def test_an_operators_unload_of_a_pinned_model_lasts_until_somebody_asks_for_it() -> None:
+    pinned = model("p", 5, pinned=True)
+    play = house(pinned) >> [StartWorker("p#1", pinned, "preload")]
+    play << WorkerReady(1, "p#1", 1, 5) >> []
+    play << UnloadRequested(2, None) >> [StopWorker("p#1", "requested")]
+    play << WorkerExited(3, "p#1") >> [] << TimePassed(100) >> []
+    play << LeaseRequested(101, 1, pinned) >> [StartWorker("p#2", pinned, "request")]
+    play << WorkerReady(102, "p#2", 1, 5) >> [GrantLease(1, "p#2")]
+    play << WorkerExited(103, "p#2", "boom") >> [Refused(1, WorkerCrashed), StartWorker("p#3", pinned, "preload")]
+
+
+def test_an_operators_unload_gives_up_an_operators_load_but_not_a_clients() -> None:
+    (
+        house(A, C)
+        << LeaseRequested(0, 1, A, reason="operator") >> [StartWorker("a#1", A, "operator")]
+        << LeaseRequested(0, 2, C) >> [StartWorker("c#2", C, "request")]
+        << UnloadRequested(1, None) >> [Refused(1, LoadFailed), StopWorker("a#1", "requested")]
+    )  # fmt: skip
+
+
+def test_shutdown_refuses_who_waits_and_who_comes_and_lets_leases_run_on() -> None:
+    early = model("e", 1, preload=True)
+    (
+        a_busy()
+        << LeaseRequested(2, 2, C) >> [StartWorker("c#2", C, "request")]
+        << LeaseRequested(2, 3, B) >> []
+        << ShutdownRequested(3)
+        >> [Refused(2, ShuttingDown), Refused(3, ShuttingDown), StopWorker("c#2", "requested")]
+        << LeaseRequested(4, 4, A) >> [Refused(4, ShuttingDown)]
+        << desired(5, [A, early]) >> []
+        << LeaseReleased(6, 1) >> [StopWorker("a#1", "requested")]
+        << WorkerExited(7, "a#1") >> [] << WorkerExited(7, "c#2") >> []
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("ticket", [1, 2, 99])
+def test_a_release_may_be_sent_twice_and_for_a_ticket_that_nobody_knows(ticket: int) -> None:
+    a_ready() << LeaseReleased(3, ticket) >> [] << LeaseReleased(4, ticket) >> []
+
+
+def test_news_of_an_unknown_worker_is_no_error() -> None:
+    play = a_ready()
+    play << WorkerReady(3, "x#9", 1, 1) >> [] << WorkerExited(3, "x#9") >> [] << WorkerLost(3, "x#9", "") >> []

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from router import protocol
+from router.domain.errors import LoadFailed
+from router.domain.models import FileIdentity, LocalModel
+from router.runtime.files import identity
+from router.runtime.launcher import ProcessLauncher
+from router.telemetry import Metrics
+from tests.runtime.fakes import FACTS, LOADED, FakeProcess, FakeSpares
+
+MODEL = LocalModel("m", "echo:")
+
+
+@asynccontextmanager
+async def launching(
+    *processes: FakeProcess, stall_seconds: float = 60.0
+) -> AsyncIterator[tuple[ProcessLauncher, FakeSpares, Metrics]]:
+    async with asyncio.TaskGroup() as tasks:
+        spares, metrics = FakeSpares(tasks, *processes), Metrics()
+        yield (
+            ProcessLauncher(spares, metrics, "echo", stall_seconds=stall_seconds),  # type: ignore[arg-type]
+            spares,
+            metrics,
+        )
+
+
+def says(*events: protocol.WorkerEvent) -> Callable[[FakeProcess, protocol.Command], None]:
+    def answer(process: FakeProcess, command: protocol.Command) -> None:
+        if isinstance(command, protocol.Load):
+            for event in events:
+                process.on_event(event)
+
+    return answer
+
+
+async def refused(process: FakeProcess, model: LocalModel = MODEL, stall_seconds: float = 60.0) -> str:
+    """The message with which the launch fails; the process is gone after it."""
+    async with launching(process, stall_seconds=stall_seconds) as (launcher, spares, _):
+        with pytest.raises(LoadFailed) as caught:
+            async with launcher.launch("m#1", model, lambda _: None):
+                raise AssertionError("it was launched")
+    assert process.gone.is_set()
+    assert spares.refills == 1
+    return caught.value.message
+
+
+async def test_a_launch_takes_a_spare_loads_it_and_leaves_no_process() -> None:
+    fractions: list[float] = []
+    process = FakeProcess(says(protocol.LoadProgress(0.3), protocol.LoadProgress(1.0), LOADED))
+    async with launching(process) as (launcher, spares, metrics):
+        async with launcher.launch("m#1", MODEL, fractions.append) as worker:
+            assert process.instance == "m#1"
+            assert (worker.facts, worker.resident, worker.pid) == (FACTS, LOADED.resident, process.pid)
+            assert spares.refills == 1
+            assert not process.gone.is_set()
+        assert process.gone.is_set()
+        for phase in ("start", "weights"):
+            labels = {"model": "m", "phase": phase}
+            assert metrics.registry.get_sample_value("router_load_seconds_count", labels) == 1
+    assert fractions == [0.3, 1.0]
+
+
+async def test_an_error_of_the_user_comes_out_unwrapped_and_the_process_is_gone() -> None:
+    process = FakeProcess(says(LOADED))
+    async with launching(process) as (launcher, _, _):
+        with pytest.raises(KeyError):
+            async with launcher.launch("m#1", MODEL, lambda _: None):
+                raise KeyError("ours")
+    assert process.gone.is_set()
+
+
+async def test_a_load_that_fails_says_what_the_worker_said() -> None:
+    assert await refused(FakeProcess(says(protocol.LoadFailed("bad magic")))) == "bad magic"
+
+
+async def test_a_worker_that_dies_during_the_load_is_a_failed_load() -> None:
+    process = FakeProcess(lambda process, command: process.die("killed by SIGBUS"))
+    assert await refused(process) == "The worker m#1 died during the load: killed by SIGBUS"
+
+
+async def test_a_worker_that_died_before_the_load_is_a_failed_load() -> None:
+    process = FakeProcess()
+    process.die("killed by SIGKILL")
+    assert await refused(process) == "The worker m#1 died during the load: killed by SIGKILL"
+
+
+async def test_a_worker_that_says_something_else_during_the_load_is_killed() -> None:
+    assert "sent Pong during a load" in await refused(FakeProcess(says(protocol.Pong(1, 0, False))))
+
+
+@pytest.mark.parametrize("told", [(), (0.5, 0.5), (1.0,)], ids=["nothing", "the same again", "all weights"])
+async def test_a_load_without_progress_is_killed(told: tuple[float, ...]) -> None:
+    process = FakeProcess(says(*map(protocol.LoadProgress, told)))
+    assert "made no progress" in await refused(process, stall_seconds=0.01)
+    assert process.killed == ["killed because its load made no progress"]
+
+
+async def test_a_file_replaced_since_the_registry_was_read_is_not_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"GGUF")
+    model = LocalModel("m", str(path), file=FileIdentity(inode=1, size=4))
+    process = FakeProcess(says(LOADED))
+    assert "was replaced" in await refused(process, model)
+    assert process.sent == []
+
+
+async def test_a_file_replaced_during_the_load_is_not_served(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"GGUF")
+
+    def answer(process: FakeProcess, command: protocol.Command) -> None:
+        (tmp_path / "new").write_bytes(b"GGUF")
+        (tmp_path / "new").replace(path)
+        process.on_event(LOADED)
+
+    assert "was replaced" in await refused(
+        FakeProcess(answer), LocalModel("m", str(path), file=identity(path))
+    )
+
+
+async def test_a_pinned_file_is_hashed_before_a_process_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"GGUF")
+    pinned = LocalModel("m", str(path), file=identity(path), sha256=hashlib.sha256(b"GGUF").hexdigest())
+    wrong = msgspec.structs.replace(pinned, sha256="00" * 32)
+    process = FakeProcess(says(protocol.LoadProgress(0.5), LOADED))
+    fractions: list[float] = []
+    async with launching(process) as (launcher, _, _):
+        with pytest.raises(LoadFailed, match="is not the file that the registry pins"):
+            async with launcher.launch("m#1", wrong, lambda _: None):
+                raise AssertionError("it was launched")
+        assert process.sent == []
+        async with launcher.launch("m#2", pinned, fractions.append):
+            pass
+    assert fractions == [0.5]  # the hash was known from the first attempt
+
+
+async def test_the_hash_is_the_first_half_of_the_progress(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"GGUF")
+    model = LocalModel("m", str(path), file=identity(path), sha256=hashlib.sha256(b"GGUF").hexdigest())
+    fractions: list[float] = []
+    async with launching(FakeProcess(says(protocol.LoadProgress(0.5), LOADED))) as (launcher, _, _):
+        async with launcher.launch("m#1", model, fractions.append):
+            pass
+    assert fractions == [0.5, 0.75]

@@ -1,0 +1,103 @@
+"""The parts of the composition root that decide something; the whole is driven in tests/e2e."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from router.bootstrap import CannotServe, Ends, Refiner, check_open, listen
+from router.domain.models import EngineOptions, Footprint, Limits, LocalModel
+from router.registry.loader import Key, Registry
+from router.settings import Settings
+from router.sizing.devices import Device
+from router.sizing.ledger import Ledger
+
+KEY = Key(name="alice", sha256="0" * 64, models=("*",))
+
+
+def registry(*models: LocalModel, keys: tuple[Key, ...] = ()) -> Registry:
+    return Registry(
+        path=Path("registry.yaml"),
+        models={m.name: m for m in models},
+        aliases={},
+        device=Device("host", "cpu", 100, 100),
+        budget=100,
+        keys=keys,
+        limits=Limits(),
+        warnings=(),
+    )
+
+
+def test_a_port_in_use_says_which_and_what_to_do() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(CannotServe, match=f"port {port} .* --port"):
+            listen("127.0.0.1", port)
+
+
+def test_an_address_of_another_machine_is_refused_in_words() -> None:
+    with pytest.raises(CannotServe, match=r"cannot listen on 192\.0\.2\.1 port 1234"):
+        listen("192.0.2.1", 1234)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.0.1", "localhost", "::1"])
+def test_loopback_needs_no_keys(host: str) -> None:
+    check_open(Settings(registry=Path(), host=host), registry())
+
+
+def test_other_addresses_need_keys_or_a_word_from_the_operator() -> None:
+    with pytest.raises(CannotServe, match="keys"):
+        check_open(Settings(registry=Path(), host="0.0.0.0"), registry())
+    check_open(Settings(registry=Path(), host="0.0.0.0"), registry(keys=(KEY,)))
+    check_open(Settings(registry=Path(), host="0.0.0.0", allow_open=True), registry())
+
+
+async def test_the_first_signal_asks_and_the_second_hurries() -> None:
+    ends = Ends()
+    with ends.installed():
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(ends.asked.wait(), 5)
+        assert not ends.at_once.is_set()
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.wait_for(ends.at_once.wait(), 5)
+
+
+class DryRuns:
+    """The part of the launcher that the refiner uses."""
+
+    def __init__(self, answer: Footprint | None) -> None:
+        self.answer = answer
+        self.asked: list[str] = []
+
+    async def build(self) -> str:
+        return "build-1"
+
+    async def dry_run(self, path: str, options: EngineOptions) -> tuple[Footprint | None, str]:
+        self.asked.append(path)
+        return self.answer, "" if self.answer else "it crashed"
+
+
+GOOD = LocalModel(name="good", path="/good.gguf", footprint=Footprint(1, 1, 1))
+BROKEN = LocalModel(name="broken", path="/broken.gguf", problem="no such file")
+EXACT = Footprint(10, 20, 30)
+
+
+async def test_a_dry_run_replaces_the_formula_once_and_is_remembered(tmp_path: Path) -> None:
+    runs = DryRuns(EXACT)
+    ledger = Ledger(tmp_path / "footprints.json")
+    refined = await Refiner(runs, ledger).refine(registry(GOOD, BROKEN))
+    assert refined.models["good"].footprint == EXACT
+    assert refined.models["broken"] == BROKEN
+    again = await Refiner(runs, Ledger(tmp_path / "footprints.json")).refine(registry(GOOD))
+    assert again.models["good"].footprint == EXACT
+    assert runs.asked == ["/good.gguf"]
+
+
+async def test_without_a_dry_run_the_formula_stands(tmp_path: Path) -> None:
+    refined = await Refiner(DryRuns(None), Ledger(tmp_path / "f.json")).refine(registry(GOOD))
+    assert refined.models["good"].footprint == GOOD.footprint

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from router import display
+from router.client import Instance, Memory, ModelEntry, Running, Status
+from router.domain.models import Footprint, Limits, LocalModel, ModelCard
+from router.registry.loader import Registry
+from router.sizing.devices import Device
+
+MiB = 2**20
+
+
+def model(name: str, need: int, problem: str | None = None, pooled: bool = False) -> LocalModel:
+    weights = Footprint(weights=need * MiB)
+    return LocalModel(name, f"/{name}.gguf", weights, problem=problem, card=ModelCard(pooled=pooled))
+
+
+def registry(*models: LocalModel, budget: int = 100) -> Registry:
+    return Registry(
+        path=Path("registry.yaml"),
+        models={m.name: m for m in models},
+        aliases={},
+        device=Device("gpu0", "cuda", 200 * MiB, 200 * MiB),
+        budget=budget * MiB,
+        keys=(),
+        limits=Limits(),
+        warnings=(),
+    )
+
+
+def rendered(table: Table) -> list[list[str]]:
+    """The rows of a table, cells split where two blanks or more are."""
+    out = Console(file=io.StringIO(), width=500)
+    out.print(table)
+    text = out.file.getvalue()  # type: ignore[attr-defined]
+    return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in text.splitlines()]
+
+
+def test_the_banner_has_the_url_and_three_lines_to_copy_that_swap() -> None:
+    text = display.banner(registry(model("b", 80), model("a", 40), model("mid", 50)), "http://h:1")
+    lines = [line.strip() for line in text.splitlines() if line.strip().startswith("curl")]
+    assert len(lines) == 3
+    assert lines[0] == "curl http://h:1/v1/models"
+    assert '"model": "a"' in lines[1]
+    assert '"model": "b"' in lines[2]
+
+
+def test_the_banner_offers_no_chat_with_a_model_that_cannot() -> None:
+    text = display.banner(registry(model("broken", 10, "no such file"), model("vec", 20, pooled=True)), "u")
+    assert text.count("curl") == 1
+    assert "cannot be loaded: no such file" in text
+
+
+@pytest.mark.parametrize(
+    ("needs", "words"),
+    [
+        ((40, 50), "every model at once"),
+        ((40, 50, 60), "at most 2 of 3 models at once"),
+        ((101,), "none of these"),
+    ],
+)
+def test_what_fits_counts_the_smallest_first(needs: tuple[int, ...], words: str) -> None:
+    models = [model(f"m{index}", need) for index, need in enumerate(needs)]
+    assert words in display.what_fits(registry(*models))
+
+
+def test_the_footprints_of_a_registry_say_what_does_not_fit_and_why() -> None:
+    table = display.footprints(registry(model("a", 40), model("b", 101), model("c", 0, "truncated")))
+    fits = [row[-1] for row in rendered(table)[1:]]
+    assert fits == ["yes", "no: it needs more than the budget", "no: truncated"]
+
+
+def test_registry_facts_add_up_in_bytes() -> None:
+    (facts,) = display.registry_facts(registry(model("a", 40)))["models"]
+    assert facts["bytes"]["total"] == facts["bytes"]["weights"] == 40 * MiB
+    assert facts["fits"] is True
+
+
+def test_brackets_in_a_name_are_no_markup() -> None:
+    assert rendered(display.model_list([ModelEntry("[bold]x")]))[1][0] == "[bold]x"
+
+
+def test_the_model_list_tells_why_a_model_failed() -> None:
+    row = rendered(display.model_list([ModelEntry("a", Status("failed", "crashed"), ("x", "y"))]))[1]
+    assert row == ["a", "failed: crashed", "-", "-", "x, y"]
+
+
+def test_instances_show_progress_slots_and_the_time_left() -> None:
+    now = Running(
+        (
+            Instance("a", "a#1", "ready", pid=7, bytes=3 * 2**30, slots=4, leases=1, expires_in=61.0),
+            Instance("b", "b#2", "loading", 0.4),
+        )
+    )
+    assert rendered(display.instances(now))[1:] == [
+        ["a#1", "a", "ready", "3.0 GiB", "1 of 4", "1m01s", "7"],
+        ["b#2", "b", "loading 40%", "-", "- of -", "-", "-"],
+    ]
+
+
+def test_memory_lines_name_waiters_and_failures() -> None:
+    held = Memory(100 * MiB, 50 * MiB, 10 * MiB, 40 * MiB)
+    assert display.memory(Running((), held, {"a": 2}, {"b": "crashed"})) == [
+        "60 MiB of 100 MiB held, 40 MiB free",
+        "waiting for a: 2",
+        "failed: b: crashed",
+    ]
+
+
+def test_a_piped_table_is_not_folded(capsys: pytest.CaptureFixture[str]) -> None:
+    display.show(display.model_list([ModelEntry("x" * 200)]))
+    assert "x" * 200 in capsys.readouterr().out

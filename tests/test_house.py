@@ -1,0 +1,120 @@
+"""The rules of the house that no other tool checks: sizes, mirrors, no leftovers, floors."""
+
+from __future__ import annotations
+
+import ast
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted((ROOT / "router").rglob("*.py"))
+WRITTEN = [*MODULES, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "deploy").glob("*.py"))]
+TEXTS = [*WRITTEN, *(p for d in ("deploy", "config") for p in sorted((ROOT / d).rglob("*")) if p.is_file())]
+TEXTS += [ROOT / name for name in ("Makefile", "README.md", "CHANGELOG.md", "pyproject.toml", ".ci/run")]
+
+each_module = pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def functions(path: Path) -> Iterator[tuple[str, int]]:
+    """Each function of a file with its length in lines, without its docstring and decorators."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, Function):
+            yield node.name, length(node)
+
+
+def length(node: Function) -> int:
+    assert node.end_lineno is not None
+    whole = node.end_lineno - node.lineno + 1
+    first = node.body[0]
+    if ast.get_docstring(node) is None or first.end_lineno is None:
+        return whole
+    return whole - (first.end_lineno - first.lineno + 1)
+
+
+def mirror(path: Path) -> Path:
+    """The file that holds a module's tests."""
+    inside = path.relative_to(ROOT / "router")
+    return ROOT / "tests" / inside.parent / f"test_{inside.name}"
+
+
+@each_module
+def test_a_module_has_its_test_file(path: Path) -> None:
+    if path.name not in ("__init__.py", "__main__.py"):
+        assert mirror(path).is_file(), f"no {mirror(path).relative_to(ROOT)}"
+
+
+@each_module
+def test_a_module_says_what_lives_in_it_and_the_rule_that_keeps_it_clean(path: Path) -> None:
+    if path.stat().st_size:
+        assert ast.get_docstring(ast.parse(path.read_text())), "no docstring"
+
+
+def test_files_stay_under_400_lines() -> None:
+    lines = {str(p.relative_to(ROOT)): p.read_text().count("\n") for p in WRITTEN}
+    assert {name: count for name, count in lines.items() if count >= 400} == {}
+
+
+def test_no_function_is_longer_than_50_lines() -> None:
+    sizes = {f"{p.relative_to(ROOT)}:{name}": size for p in WRITTEN for name, size in functions(p)}
+    assert {name: size for name, size in sizes.items() if size > 50} == {}
+
+
+def test_the_median_function_is_under_10_lines() -> None:
+    assert statistics.median(size for path in MODULES for _, size in functions(path)) < 10
+
+
+def test_nothing_is_left_to_do_later() -> None:
+    left = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X|HA" + r"CK)\b")
+    assert [str(p.relative_to(ROOT)) for p in TEXTS if left.search(p.read_text())] == []
+
+
+def test_no_function_is_a_stub() -> None:
+    stubs = []
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, Function) and is_stub(node):
+                stubs.append(f"{path.relative_to(ROOT)}:{node.name}")
+    assert stubs == []
+
+
+def is_stub(node: Function) -> bool:
+    """`pass`, or NotImplementedError, and nothing else. `...` is the body of a Protocol's method."""
+    body = [s for s in node.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
+    if not body and not any(isinstance(s, ast.Expr) for s in node.body):
+        return True
+    raised = [s for s in body if isinstance(s, ast.Raise)]
+    return (len(body) == 1 and isinstance(body[0], ast.Pass)) or any(
+        "NotImplementedError" in ast.dump(s) for s in raised
+    )
+
+
+def test_no_test_is_skipped() -> None:
+    marks = re.compile(r"mark\.(skip|skipif|xfail)\b|pytest\.(skip|xfail|importorskip)\(")
+    here = Path(__file__)
+    tests = [p for p in WRITTEN if p.is_relative_to(ROOT / "tests") and p != here]
+    assert [str(p.relative_to(ROOT)) for p in tests if marks.search(p.read_text())] == []
+
+
+def test_no_file_names_a_place_on_one_machine() -> None:
+    place = re.compile(r"(?<![\w.])/(work|root|home/[a-z]+)/")
+    here = Path(__file__)
+    assert [str(p.relative_to(ROOT)) for p in TEXTS if p != here and place.search(p.read_text())] == []
+
+
+def test_no_module_has_a_name_that_says_nothing() -> None:
+    empty = {"utils", "util", "helpers", "common", "base", "misc"}
+    assert [str(p.relative_to(ROOT)) for p in WRITTEN if {p.stem, *p.parent.parts} & empty] == []
+
+
+def test_the_floors_of_the_house_hold() -> None:
+    linter = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,41 @@
+"""One run's settings: where the cache is, and that nothing changes while it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from router.settings import Settings, cache_home
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ROUTER_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/home/ada")
+
+
+def test_the_cache_is_where_the_user_or_the_desktop_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cache_home() == Path("/home/ada/.cache/router")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/x")
+    assert cache_home() == Path("/var/x/router")
+    monkeypatch.setenv("ROUTER_CACHE", "~/mine")
+    assert cache_home() == Path("/home/ada/mine")
+
+
+@pytest.mark.parametrize("empty", ["ROUTER_CACHE", "XDG_CACHE_HOME"])
+def test_an_empty_variable_counts_as_none(monkeypatch: pytest.MonkeyPatch, empty: str) -> None:
+    monkeypatch.setenv(empty, "")
+    assert cache_home() == Path("/home/ada/.cache/router")
+
+
+def test_the_defaults_serve_this_machine_only() -> None:
+    settings = Settings(registry=Path("registry.yaml"))
+    assert (settings.host, settings.port, settings.allow_open) == ("127.0.0.1", 8080, False)
+    assert settings.cache == Path("/home/ada/.cache/router")
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        Settings(registry=Path("registry.yaml")).port = 1  # type: ignore[misc]

@@ -1,0 +1,104 @@
+"""The names that dashboards know, and a log that machines and people can read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import structlog
+from prometheus_client.parser import text_string_to_metric_families
+
+from router import __version__
+from router.telemetry import Metrics, configure_logging, logger
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    yield
+    structlog.reset_defaults()
+
+
+def scraped(metrics: Metrics) -> dict[str, list[dict[str, str]]]:
+    """Sample name -> the labels of each sample."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for family in text_string_to_metric_families(metrics.render().decode()):
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append(sample.labels)
+    return found
+
+
+def test_metrics_have_the_names_that_dashboards_know() -> None:
+    metrics = Metrics()
+    metrics.swaps.labels("m", "request").inc()
+    metrics.evictions.labels("m", "idle").inc()
+    metrics.worker_restarts.labels("m").inc()
+    metrics.requests.labels("m", "chat", "200", "stop").inc()
+    metrics.tokens.labels("m", "prompt").inc()
+    metrics.prompt_cache_tokens.labels("m").inc()
+    metrics.load_seconds.labels("m", "weights").observe(1)
+    metrics.device_bytes.labels("host", "budget").set(1)
+    metrics.model_bytes.labels("m", "estimated").set(1)
+    metrics.registry_reloads.labels("applied").inc()
+    names = scraped(metrics)
+    assert names["router_requests_total"] == [
+        {"model": "m", "route": "chat", "code": "200", "finish": "stop"}
+    ]
+    assert names["router_swaps_total"] == [{"model": "m", "reason": "request"}]
+    assert {
+        "router_evictions_total",
+        "router_worker_restarts_total",
+        "router_tokens_total",
+        "router_prompt_cache_tokens_total",
+        "router_load_seconds_bucket",
+        "router_queue_wait_seconds_count",
+        "router_time_to_first_token_seconds_count",
+        "router_inter_token_seconds_count",
+        "router_device_bytes",
+        "router_model_bytes",
+        "router_registry_reloads_total",
+    } <= names.keys()
+    assert names["router_build_info"] == [{"version": __version__}]
+    assert not any(name.endswith("_created") for name in names)
+
+
+def test_two_gateways_in_one_process_do_not_meet() -> None:
+    one, other = Metrics(), Metrics()
+    one.swaps.labels("m", "request").inc()
+    assert "router_swaps_total" not in scraped(other)
+
+
+def test_gauges_are_brought_up_to_date_just_before_they_are_read() -> None:
+    metrics = Metrics()
+    metrics.on_scrape(lambda: metrics.model_loaded.labels("m").set(1))
+    assert scraped(metrics)["router_model_loaded"] == [{"model": "m"}]
+
+
+def test_the_log_is_one_json_object_a_line_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", json=True)
+    logger("api").info("request", model="m", ms=1.5)
+    logger("api").debug("too much")
+    (line,) = capsys.readouterr().err.splitlines()
+    entry = json.loads(line)
+    assert (entry["event"], entry["room"], entry["model"], entry["level"]) == ("request", "api", "m", "info")
+    assert entry["timestamp"].endswith("Z")
+
+
+def test_the_log_tells_an_exception_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", json=True)
+    logger("api").error("unexpected error", exc_info=ValueError("why"))
+    assert "ValueError: why" in json.loads(capsys.readouterr().err)["exception"]
+
+
+def test_the_log_is_for_people_where_they_ask_for_it(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("warning", json=False)
+    logger("api").info("quiet")
+    logger("api").warning("loud")
+    text = capsys.readouterr().err
+    assert "loud" in text
+    assert "quiet" not in text
+
+
+def test_an_unknown_level_is_refused() -> None:
+    with pytest.raises(KeyError):
+        configure_logging("shout")
