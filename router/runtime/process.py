@@ -207,8 +207,8 @@ async def _start(command: Sequence[str], backend: str, fd: int) -> Process:
 
 
 def _ignore(event: protocol.WorkerEvent) -> None:
-    pass
+    """For whoever does not want to hear."""
 
 
 def _nothing() -> None:
-    pass
+    """For whoever does not want to hear."""

@@ -215,4 +215,4 @@ def _unexpected(process: WorkerProcess) -> Any:
 
 
 def _nothing() -> None:
-    pass
+    """For whoever does not want to hear."""

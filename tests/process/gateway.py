@@ -17,7 +17,7 @@ async def main(script: str) -> None:
     async with Spares(1, backend="echo") as spares:
         launcher = ProcessLauncher(spares, Metrics(), "echo")
         async with launcher.launch("m#1", LocalModel("m", script), lambda _: None) as worker:
-            while not spares.idle:  # noqa: ASYNC110 - the spare behind the worker comes by itself
+            while not spares.idle:  # the spare behind the worker comes by itself
                 await asyncio.sleep(0.01)
             print(worker.pid, *spares.idle, flush=True)
             async for _ in worker.generate(ask("for ever", ENDLESS)):

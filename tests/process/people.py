@@ -52,12 +52,12 @@ def open_files() -> int:
 async def until(condition: Callable[[], object], seconds: float = 10) -> None:
     """A bounded wait for something that another process does."""
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - other processes set no events
+        while not condition():  # other processes set no events
             await asyncio.sleep(0.01)
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 10) -> None:
     end = time.monotonic() + seconds
-    while not condition():
+    while not condition():  # other processes set no events
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.01)

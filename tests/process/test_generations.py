@@ -155,4 +155,4 @@ async def test_a_slow_reader_loses_nothing(launcher: ProcessLauncher) -> None:
             await until(lambda: worker.gauges.slots_busy == 0)
             rest = [delta async for delta in deltas]
     assert first.text + "".join(delta.text for delta in rest) == "a long enough answer"
-    assert len(rest) == 1
+    assert len(rest) <= 1

@@ -63,13 +63,16 @@ class Referee:
         self.closed = False
         self.started: set[str] = set()
         self.total = self.booked = 0
-        self.failed_loads: dict[str, int] = {}
+        self.deaths: dict[str, list[float]] = {}
+        self._fell: str | None = None
 
     def tell(self, event: Event) -> list[Action]:
         crashed = self._happened(event)
+        failing = self._failing()
         actions = self.core.handle(event)
         for action in actions:
             self._check_action(event.at, action, crashed)
+        assert not any(w.model.fingerprint == failing for w in self.waiting.values()), "a failed load kept waiters"
         self._check_house(event.at, actions)
         return actions
 
@@ -92,11 +95,10 @@ class Referee:
                 self.measured[process.model.fingerprint] = resident
                 if resident <= process.bytes + max(0, self.budget - self._sum()):
                     process.bytes = resident
-                self.failed_loads[process.model.fingerprint] = 0
-            case WorkerLost(_, name):
-                return self._die(name)
-            case WorkerExited(_, name):
-                dead = self._die(name)
+            case WorkerLost(at, name):
+                return self._die(at, name)
+            case WorkerExited(at, name):
+                dead = self._die(at, name)
                 del self.processes[name]
                 return dead
             case ModelsDesired(_, models, budget, limits):
@@ -118,19 +120,27 @@ class Referee:
                 process.leases.discard(ticket)
                 self.outcomes[ticket] = "served"
 
-    def _die(self, name: str) -> set[int]:
+    def _die(self, at: float, name: str) -> set[int]:
         process = self.processes[name]
         dead, process.leases = process.leases, set()
+        if not process.dying:
+            self.deaths.setdefault(process.model.fingerprint, []).append(at)
+            self._fell = None if process.up else process.model.fingerprint
         process.up = False
         process.dying = True
         return dead
+
+    def _failing(self) -> str | None:
+        """The version whose load failed just now."""
+        fell, self._fell = self._fell, None
+        return fell
 
     # Each action ------------------------------------------------------------------------------------------
 
     def _check_action(self, now: float, action: Action, crashed: set[int]) -> None:
         match action:
             case StartWorker():
-                self._check_start(action)
+                self._check_start(now, action)
             case StopWorker(name, reason):
                 process = self.processes[name]
                 assert not process.dying, f"{name} was told to stop twice"
@@ -151,7 +161,7 @@ class Referee:
             case WakeAt(at):
                 assert at > now, "an alarm in the past would ring for ever"
 
-    def _check_start(self, action: StartWorker) -> None:
+    def _check_start(self, now: float, action: StartWorker) -> None:
         model, name = action.model, action.instance
         assert not self.closed, "a start after the shutdown"
         assert name not in self.started, f"{name} was started twice"
@@ -159,6 +169,9 @@ class Referee:
         same = [n for n, p in self.processes.items() if p.model.fingerprint == model.fingerprint]
         busy = [n for n in same if n in self._open()]
         assert not busy, f"{name} was started beside {busy}"
+        deaths = [t for t in self.deaths.get(model.fingerprint, ()) if t > now - self.limits.failure_window]
+        if len(deaths) >= self.limits.failures:
+            assert now >= deaths[-1] + self.limits.backoff, f"{name} is started in a crash loop"
         if action.reason == "preload":
             assert not self.waiting, "a preload while somebody waits"
             assert model.pinned or model.preload

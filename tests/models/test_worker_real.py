@@ -1,0 +1,81 @@
+"""A real model in a real worker process, through the launcher."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from router.domain.errors import ContextOverflow, LoadFailed
+from router.domain.generation import (
+    ChatPrompt,
+    EmbeddingRequest,
+    FinishReason,
+    GenerationRequest,
+    Message,
+    SamplingParams,
+    TextPrompt,
+)
+from router.domain.models import EngineOptions, LocalModel
+from router.runtime.files import identity
+from router.runtime.launcher import ProcessLauncher
+from router.runtime.spares import Spares
+from router.telemetry import Metrics
+
+pytestmark = [pytest.mark.model, pytest.mark.process]
+
+OPTIONS = EngineOptions(context=512, slots=2)
+
+
+@pytest.fixture
+async def launcher() -> AsyncIterator[ProcessLauncher]:
+    async with Spares(1) as spares:
+        yield ProcessLauncher(spares, Metrics())
+
+
+def quiet(fraction: float) -> None:
+    pass
+
+
+async def test_a_real_model_chats_embeds_and_holds_what_its_dry_run_said(
+    launcher: ProcessLauncher, smollm2: Path
+) -> None:
+    model = LocalModel("m", str(smollm2), engine=OPTIONS, file=identity(smollm2))
+    planned, message = await launcher.dry_run(model.path, OPTIONS)
+    assert message == ""
+    chat = ChatPrompt((Message("user", "What is the capital of France?"),))
+    greedy = SamplingParams(temperature=0, max_tokens=24)
+    fractions: list[float] = []
+    async with launcher.launch("m#1", model, fractions.append) as worker:
+        assert worker.resident == planned
+        assert worker.resident.weights > 50 * 2**20
+        deltas = [delta async for delta in worker.generate(GenerationRequest("1", chat, greedy))]
+        embeddings = await worker.embed(EmbeddingRequest("2", ("Paris", "a cat", "a kitten")))
+        with pytest.raises(ContextOverflow):
+            await anext(worker.generate(GenerationRequest("3", TextPrompt("word " * 2000))))
+    assert "Paris" in "".join(delta.text for delta in deltas)
+    assert deltas[-1].finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
+    assert deltas[-1].usage is not None
+    assert sum(delta.tokens for delta in deltas) == deltas[-1].usage.completion_tokens
+    vectors = [struct.unpack(f"<{embeddings.dimensions}f", vector) for vector in embeddings.vectors]
+    assert [math.isclose(math.hypot(*vector), 1, rel_tol=1e-3) for vector in vectors] == [True] * 3
+    assert fractions[-1] == 1.0
+    assert (await launcher.build()).startswith("llama-cpp-python ")
+
+
+@pytest.mark.parametrize("keep", [0, 100, 2**20, 90 * 2**20], ids=["empty", "header", "start", "most"])
+async def test_a_truncated_file_is_a_failed_load_and_no_dry_run(
+    launcher: ProcessLauncher, smollm2: Path, tmp_path: Path, keep: int
+) -> None:
+    broken = tmp_path / "broken.gguf"
+    with smollm2.open("rb") as whole:
+        broken.write_bytes(whole.read(keep))
+    footprint, message = await launcher.dry_run(str(broken), OPTIONS)
+    assert footprint is None or keep > 2**20  # the plan reads no weights
+    assert message or footprint
+    with pytest.raises(LoadFailed):
+        async with launcher.launch("m#1", LocalModel("m", str(broken), engine=OPTIONS), quiet):
+            raise AssertionError("it was launched")
