@@ -91,11 +91,12 @@ def is_stub(node: Function) -> bool:
 
     A function that does nothing on purpose says so in a docstring; `...` is the body of a Protocol's method.
     """
-    match node.body:
+    body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+    match body:
         case [ast.Pass()]:
             return True
-        case [*_, ast.Raise() as raised]:
-            return len(node.body) <= 2 and "NotImplementedError" in ast.dump(raised)
+        case [ast.Raise() as raised]:
+            return "NotImplementedError" in ast.dump(raised)
         case _:
             return False
 

@@ -18,6 +18,8 @@ MAX_INPUTS = 2048
 """Texts of one embedding request."""
 MAX_PROMPTS = 64
 """Prompts of one completion request; they are answered one after another."""
+MAX_TOKENS = 2**19
+"""Token ids of one prompt."""
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 
 
@@ -150,6 +152,8 @@ def _several(
         return (value,)
     if not value:
         raise InvalidRequest(f"'{param}' must not be an empty list.", param)
+    if len(value) > MAX_TOKENS:  # before anything looks at each of them: the loop must not stall
+        raise InvalidRequest(f"'{param}' may hold {MAX_TOKENS} token ids, not {len(value)}.", param)
     whole = [v for v in value if isinstance(v, int)]
     if len(whole) == len(value):
         return (check_tokens(whole, param),)

@@ -161,7 +161,9 @@ class _Load:
         if isinstance(found, schema.RegistryFile):
             return found
         self._problems += found
-        faulty = {p.path[1] for p in found if p.path[:1] == ("models",) and len(p.path) > 1}
+        faulty = {
+            p.path[1] for p in (*found, *self._text.problems) if p.path[:1] == ("models",) and len(p.path) > 1
+        }
         if isinstance(models := value.get("models"), dict):
             value["models"] = {name: model for name, model in models.items() if name not in faulty}
         again = self._validate(value)

@@ -67,10 +67,13 @@ class Dispatcher:
         InvalidRequest and ContextOverflow; the deltas raise WorkerCrashed rather than end early.
         """
 
+        began = self._clock()
+
         async def attempt(number: int) -> tuple[contextlib.AsyncExitStack, Answer]:
             return await self._begin(model, request, wait, number)
 
         stack, answer = await self._twice(model, attempt)
+        self._metrics.first_token.observe(self._clock() - began)
         async with stack:
             yield answer
 
@@ -100,7 +103,6 @@ class Dispatcher:
     async def _begin(
         self, model: LocalModel, request: GenerationRequest, wait: float | None, number: int
     ) -> tuple[contextlib.AsyncExitStack, Answer]:
-        began = self._clock()
         async with contextlib.AsyncExitStack() as stack:
             lease = await stack.enter_async_context(self._residency.lease(model, wait))
             deltas = await stack.enter_async_context(contextlib.aclosing(lease.worker.generate(request)))
@@ -108,7 +110,6 @@ class Dispatcher:
                 first = await anext(deltas, None)
             if first is None:
                 raise WorkerCrashed(f"{model.name} ended its answer without a word.")
-            self._metrics.first_token.observe(self._clock() - began)
             whole = await stack.enter_async_context(contextlib.aclosing(self._whole(model, first, deltas)))
             return stack.pop_all(), Answer(*_served(lease, model), number, whole)
 

@@ -21,6 +21,7 @@ from router.protocol import EngineFacts, EngineGauges
 from router.runtime.process import WorkerProcess
 
 RETRY_AFTER = 1.0
+_PATIENCE_WITH_WORK = 10
 
 
 class WorkerClient:
@@ -84,12 +85,13 @@ class WorkerClient:
         Kill the worker when it answers no ping, or is busy and makes no step, for `hang_seconds` (G11).
 
         Beats are counted, not seconds: a gateway that was stopped itself must not blame its workers.
+        A step that keeps the processor busy gets ten times as long: without a GPU a large prompt takes minutes.
         """
-        pulse = _Pulse()
+        pulse = _Pulse(every)
         while not self._process.gone.is_set():
             self._process.send(protocol.Ping(next(self._numbers)))
             await asyncio.sleep(every)
-            if pulse.missed_beats(self.pong) * every >= hang_seconds:
+            if pulse.silence(self.pong, self._process.cpu_seconds()) >= hang_seconds:
                 self._process.kill(f"killed because it hung: {pulse.complaint} for {hang_seconds:g} s")
                 return
             self.pong = None
@@ -191,22 +193,28 @@ def merge(deltas: list[Delta]) -> Delta:
 
 
 class _Pulse:
-    """Counts the beats without a sign of life."""
+    """Adds up the beats without a sign of life. `every` is seconds a beat."""
 
-    def __init__(self) -> None:
-        self._missed = 0
+    def __init__(self, every: float) -> None:
+        self._every = every
+        self._silence = 0.0
         self._steps = -1
+        self._cpu = 0.0
         self.complaint = ""
 
-    def missed_beats(self, pong: protocol.Pong | None) -> int:
-        """How many beats in a row were missed, this one included."""
-        if pong is not None and (not pong.busy or pong.steps != self._steps):
-            self._missed = 0
+    def silence(self, pong: protocol.Pong | None, cpu: float) -> float:
+        """How long it has been silent, in seconds; `cpu` is the processor time that it has used in all."""
+        computes, self._cpu = cpu - self._cpu >= self._every / 2, cpu
+        if pong is None:
+            self.complaint = "no answer to a ping"
+            self._silence += self._every
+        elif pong.busy and pong.steps == self._steps:
+            self.complaint = "no decode step"
+            self._silence += self._every / _PATIENCE_WITH_WORK if computes else self._every
+        else:
+            self._silence = 0.0
             self._steps = pong.steps
-            return 0
-        self.complaint = "no answer to a ping" if pong is None else "no decode step"
-        self._missed += 1
-        return self._missed
+        return self._silence
 
 
 def _error(failed: protocol.Failed) -> RouterError:

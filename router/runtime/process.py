@@ -16,6 +16,8 @@ import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Callable, Mapping, Sequence
 
+import psutil
+
 from router import protocol
 from router.domain.errors import LoadFailed
 from router.runtime.logs import LogPump
@@ -68,8 +70,9 @@ class WorkerProcess:
             with contextlib.ExitStack() as undo:
                 undo.callback(ours.close)
                 with theirs:
+                    reader, writer = await asyncio.open_unix_connection(sock=ours, limit=2**20)
+                    undo.callback(writer.transport.abort)
                     process = await _start(command, backend, theirs.fileno())
-                reader, writer = await asyncio.open_unix_connection(sock=ours, limit=2**20)
                 undo.pop_all()
         except OSError as error:  # no such program, too many files, too many processes
             raise LoadFailed(f"No worker process could be started: {error}") from error
@@ -96,6 +99,14 @@ class WorkerProcess:
         """How it ended, for people: the reason or the exit, and its last words."""
         how = self._killed_for or describe_exit(self._process.returncode)
         return f"{how}; its last words: {self._logs.last}" if self._logs.last else how
+
+    def cpu_seconds(self) -> float:
+        """Processor time that it has used; 0 when it is gone."""
+        try:
+            times = psutil.Process(self.pid).cpu_times()
+        except psutil.Error:
+            return 0.0
+        return float(times.user + times.system)
 
     def send(self, command: protocol.Command) -> None:
         """Queue one frame; to a dead worker it is lost, and `gone` says so. Raises protocol.FrameError."""

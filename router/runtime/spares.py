@@ -96,14 +96,29 @@ class Spares:
 
     async def start(self) -> WorkerProcess:
         """Start one worker and wait for its greeting. Raises LoadFailed."""
-        process = await WorkerProcess.spawn(self._backend, self._command)
-        self._all.add(process)
-        self.own(self._live(process), f"worker-{process.pid}")
+        # Half a birth cannot be cancelled without leaking a pipe; so it goes on and what is born is killed.
+        birth = self._tasks.create_task(self._bear(), name="spawn")
+        try:
+            process = await asyncio.shield(birth)
+        except asyncio.CancelledError:
+            birth.add_done_callback(_unwanted)
+            raise
+        if isinstance(process, LoadFailed):
+            raise process
         try:
             await self._greeted(process)
         except BaseException:
             process.kill("killed because it did not greet in time")
             raise
+        return process
+
+    async def _bear(self) -> WorkerProcess | LoadFailed:
+        try:
+            process = await WorkerProcess.spawn(self._backend, self._command)
+        except LoadFailed as error:
+            return error  # raised here it would end the whole group
+        self._all.add(process)
+        self.own(self._live(process), f"worker-{process.pid}")
         return process
 
     async def _live(self, process: WorkerProcess) -> None:
@@ -212,6 +227,11 @@ def _checked(event: protocol.WorkerEvent) -> protocol.Hello:
 
 def _unexpected(process: WorkerProcess) -> Any:
     return lambda event: process.kill(f"killed because it sent {type(event).__name__} out of turn")
+
+
+def _unwanted(birth: asyncio.Task[WorkerProcess | LoadFailed]) -> None:
+    if not birth.cancelled() and isinstance(process := birth.result(), WorkerProcess):
+        process.kill("killed because nobody wants it any more")
 
 
 def _nothing() -> None:

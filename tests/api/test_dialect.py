@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from router.api.dialect import MAX_INPUTS, MAX_PROMPTS, ChatBody, CompletionBody, EmbeddingBody
+from router.api.dialect import MAX_INPUTS, MAX_PROMPTS, MAX_TOKENS, ChatBody, CompletionBody, EmbeddingBody
 from router.api.wire import decode
 from router.domain.errors import InvalidRequest
 from router.domain.generation import Message, TextPrompt, TokenPrompt
@@ -173,3 +173,9 @@ def test_an_unknown_encoding_is_refused() -> None:
     with pytest.raises(InvalidRequest) as refused:
         embedding(input="x", encoding_format="int8").inputs()
     assert refused.value.param == "encoding_format"
+
+
+def test_a_prompt_of_absurdly_many_tokens_is_refused_by_its_length() -> None:
+    body = CompletionBody(prompt=[1] * (MAX_TOKENS + 1))
+    with pytest.raises(InvalidRequest, match=str(MAX_TOKENS)):
+        body.prompts()

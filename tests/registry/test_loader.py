@@ -41,7 +41,7 @@ defaults:
   {context: 500, slots: 2, ttl: never, kv_type: q8_0, ubatch: 64, params: {temperature: 0.1, top_k: 5}}
 limits: {max_wait: 1m, patience: 0s, failures: 7}
 models:
-  b: {path: a.gguf, aliases: [x, y]}
+  b: {path: a.gguf, aliases: [x, z]}
   a:
     path: a.gguf
     context: 1000
@@ -67,7 +67,7 @@ keys:
     assert (second.ttl, second.pinned, second.preload, second.priority) == (90, True, True, -3)
     assert second.params == SamplingDefaults(temperature=0.0, top_k=5, stop=("END",))
     assert second.sha256 == "abcdef" + "0" * 58
-    assert registry.aliases == {"x": "b", "y": "b"}
+    assert registry.aliases == {"x": "b", "z": "b"}
     assert registry.limits == Limits(max_wait=60, patience=0, failures=7)
     assert registry.keys == (Key("al", "abcdef" + "0" * 57 + "1", ("b", "a")),)
 

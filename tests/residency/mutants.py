@@ -45,6 +45,10 @@ class EvictsPinned(Residency):
     def _evictable(self) -> list[Instance]:
         return [i for i in self.tables.instances.values() if i.phase is Phase.READY]
 
+    def _evict(self, instance: Instance) -> None:
+        super()._evict(instance)
+        instance.victim = False
+
 
 class StopsTheBusy(Residency):
     """Evicts in the middle of a generation (LM Studio)."""

@@ -50,6 +50,8 @@ class Life:
         self._pace = self.random.choice([0.3, 1.0, 3.0])
         self.models = {m.name: m for m in self._models()}
         self.stats: Counter[str] = Counter()
+        self._rotten = "m1" if self.random.random() < 0.15 else None
+        """A model whose loads mostly fail."""
         self._agenda: list[tuple[float, int, Happening]] = []
         self._sequence = 0
         self._alarm = 0
@@ -164,7 +166,7 @@ class Life:
         match action:
             case StartWorker(name, wanted):
                 self.stats["starts"] += 1
-                if draw.random() < 0.06:
+                if draw.random() < (0.8 if wanted.name == self._rotten else 0.06):
                     self._at(now + draw.uniform(0, 3), self._exit(name))
                 else:
                     size = self.referee.measured.get(wanted.fingerprint, wanted.footprint.total)

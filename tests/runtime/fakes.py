@@ -29,6 +29,9 @@ class FakeProcess:
         self.killed: list[str] = []
         self._heard = asyncio.Event()
         self.how = "exited with code 0"
+        self.cpu = 0.0
+        self.cpu_rate = 0.0
+        """Seconds of processor time that each look at it adds."""
 
     @property
     def doomed(self) -> bool:
@@ -36,6 +39,10 @@ class FakeProcess:
 
     def end(self) -> str:
         return self.killed[0] if self.killed else self.how
+
+    def cpu_seconds(self) -> float:
+        self.cpu += self.cpu_rate
+        return self.cpu
 
     def send(self, command: protocol.Command) -> None:
         protocol.encode(command)

@@ -193,10 +193,16 @@ async def test_a_worker_that_speaks_out_of_turn_is_killed() -> None:
     assert process.killed == ["killed because it sent LoadFailed out of turn"]
 
 
-async def watched(answer: object) -> FakeProcess:
+async def watched(answer: object, cpu_rate: float = 0.0) -> FakeProcess:
     process = FakeProcess(answer)  # type: ignore[arg-type]
+    process.cpu_rate = cpu_rate
     await client(process).watch(hang_seconds=0.005, every=0.001)
     return process
+
+
+def _busy_without_a_step(process: FakeProcess, command: protocol.Command) -> None:
+    assert isinstance(command, protocol.Ping)
+    process.on_event(protocol.Pong(command.id, 7, True))
 
 
 async def test_a_worker_that_answers_no_ping_is_killed() -> None:
@@ -206,12 +212,19 @@ async def test_a_worker_that_answers_no_ping_is_killed() -> None:
 
 
 async def test_a_worker_that_is_busy_and_makes_no_step_is_killed() -> None:
-    def answer(process: FakeProcess, command: protocol.Command) -> None:
-        assert isinstance(command, protocol.Ping)
-        process.on_event(protocol.Pong(command.id, 7, True))
-
-    process = await watched(answer)
+    process = await watched(_busy_without_a_step)
     assert process.killed == ["killed because it hung: no decode step for 0.005 s"]
+
+
+async def test_a_step_that_computes_gets_ten_times_as_long() -> None:
+    process = await watched(_busy_without_a_step, cpu_rate=0.001)
+    assert process.killed == ["killed because it hung: no decode step for 0.005 s"]
+    assert len(process.sent) >= 50
+
+
+async def test_a_worker_that_computes_and_answers_no_ping_gets_no_longer() -> None:
+    process = await watched(lambda *_: None, cpu_rate=0.001)
+    assert len(process.sent) < 10
 
 
 @pytest.mark.parametrize("busy", [True, False])

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from router.domain.errors import RegistryInvalid
+from router.registry.loader import Registry
+from tests.registry.conftest import Folder
+from tests.registry.rig import ONE, TWO, Rig
+
+
+@pytest.fixture
+def rig(folder: Folder) -> Rig:
+    folder.model()
+    return Rig(folder)
+
+
+# Start ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_start_serves_what_it_can(rig: Rig) -> None:
+    catalog = await rig.start(TWO)
+    assert catalog.current.models["a"].problem is None
+    assert "no such file" in str(catalog.current.models["b"].problem)
+    assert catalog.refused == ()
+
+
+async def test_a_broken_text_is_no_start(rig: Rig) -> None:
+    with pytest.raises(RegistryInvalid):
+        await rig.start("version: 1\nmodels: {a: 3}\n")
+    with pytest.raises(RuntimeError, match="not started"):
+        _ = rig.catalog.current
+
+
+async def test_pins_over_the_budget_are_no_start(rig: Rig) -> None:
+    with pytest.raises(RegistryInvalid, match="all pinned models together"):
+        await rig.start(
+            "version: 1\ndevices: {host: {budget: 1KB}}\nmodels:\n  a: {path: a.gguf, pinned: true}\n"
+        )
+
+
+async def test_what_fits_is_judged_by_the_refined_footprints(rig: Rig) -> None:
+    async def refine(registry: Registry) -> Registry:
+        (model,) = registry.models.values()
+        huge = msgspec.structs.replace(model.footprint, weights=10**12)
+        return registry.with_models({"a": msgspec.structs.replace(model, footprint=huge)})
+
+    rig.refine = refine
+    catalog = await rig.start()
+    assert "the budget of host" in str(catalog.current.models["a"].problem)
+
+
+# Reload ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_good_edit_takes_effect_at_once_and_whole(rig: Rig) -> None:
+    catalog = await rig.start()
+    before = catalog.current
+    rig.folder.write(ONE.replace("a: {", "a: {aliases: [x], "))
+    registry = await catalog.reload()
+    assert catalog.current is registry
+    assert rig.applied == [registry]
+    assert registry.aliases == {"x": "a"}
+    assert before.aliases == {}
+    assert rig.outcomes == [("applied", ())]
+
+
+async def test_a_bad_edit_changes_nothing_and_says_why(rig: Rig) -> None:
+    catalog = await rig.start()
+    before = catalog.current
+    rig.folder.write(ONE + "  b: 3\n")
+    assert await rig.refused() == ["registry.yaml:4:6: models.b: expected a mapping, got 3"]
+    assert catalog.current is before
+    assert rig.applied == []
+    assert rig.folder.short(catalog.refused) == ["registry.yaml:4:6: models.b: expected a mapping, got 3"]
+    rig.folder.write(ONE)
+    assert await catalog.reload() == before
+    assert catalog.refused == ()
+    assert rig.kinds() == ["refused", "applied"]
+
+
+async def test_a_deleted_registry_is_a_refused_edit(rig: Rig) -> None:
+    catalog = await rig.start()
+    rig.folder.file.unlink()
+    assert await rig.refused() == ["registry.yaml:1:1: there is no such file"]
+    assert catalog.current.models
+
+
+async def test_a_new_model_without_a_file_refuses_the_edit(rig: Rig) -> None:
+    await rig.start()
+    rig.folder.write(TWO)
+    assert await rig.refused() == ["registry.yaml:4:3: models.b: no such file: b.gguf"]
+
+
+async def test_a_model_changed_to_a_broken_file_refuses_the_edit(rig: Rig) -> None:
+    await rig.start()
+    rig.folder.write(ONE.replace("a.gguf", "c.gguf"))
+    assert await rig.refused() == ["registry.yaml:3:3: models.a: no such file: c.gguf"]
+
+
+async def test_a_model_that_was_broken_before_does_not_refuse_an_edit_of_another(rig: Rig) -> None:
+    catalog = await rig.start(TWO)
+    rig.folder.write(TWO.replace("a: {", "a: {ttl: 5m, "))
+    await catalog.reload()
+    assert catalog.current.models["a"].ttl == 300
+    assert catalog.current.models["b"].problem
+
+
+async def test_an_edit_that_makes_a_model_too_large_is_refused(rig: Rig) -> None:
+    await rig.start("version: 1\ndevices: {host: {budget: 20MB}}\nmodels:\n  a: {path: a.gguf}\n")
+    assert rig.catalog.current.models["a"].problem is None
+    rig.folder.write(
+        rig.folder.file.read_text().replace("a.gguf", "a.gguf, context: 1000, slots: 256, ubatch: 8192")
+    )
+    (line,) = await rig.refused()
+    assert line.startswith("registry.yaml:4:3: models.a: needs ")
+
+
+async def test_a_deleted_model_file_leaves_what_is_in_memory_alone_and_says_so(rig: Rig) -> None:
+    catalog = await rig.start()
+    before = catalog.current.models["a"]
+    (rig.folder.root / "a.gguf").unlink()
+    rig.folder.write(ONE.replace("a: {", "a: {ttl: 5m, "))
+    await catalog.reload()
+    after = catalog.current.models["a"]
+    assert (after.fingerprint, after.problem, after.ttl) == (before.fingerprint, None, 300)
+    assert "its file is gone; what is in memory serves on" in catalog.current.warnings[-1]
+
+
+async def test_a_truncated_model_file_retires_the_model(rig: Rig) -> None:
+    catalog = await rig.start()
+    before = catalog.current.models["a"]
+    path = rig.folder.root / "a.gguf"
+    path.write_bytes(path.read_bytes()[:100])
+    await catalog.reload()
+    after = catalog.current.models["a"]
+    assert after.fingerprint != before.fingerprint
+    assert after.problem
+
+
+async def test_reloads_that_meet_share_a_reading_that_began_after_all_of_them(rig: Rig) -> None:
+    catalog = await rig.start()
+    gate, inside = asyncio.Event(), asyncio.Event()
+
+    async def refine(registry: Registry) -> Registry:
+        inside.set()
+        await gate.wait()
+        return registry
+
+    rig.refine = refine
+    async with asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(catalog.reload())
+        await inside.wait()
+        rig.folder.write(ONE.replace("a: {", "a: {aliases: [late], "))
+        others = [tasks.create_task(catalog.reload()) for _ in range(5)]
+        await asyncio.sleep(0)
+        gate.set()
+    assert rig.loads == 2
+    assert first.result().aliases == {}
+    assert all(task.result().aliases == {"late": "a"} for task in others)
+
+
+async def test_a_reload_whose_caller_left_is_done_by_the_next_one(rig: Rig) -> None:
+    catalog = await rig.start()
+    gate, inside = asyncio.Event(), asyncio.Event()
+
+    async def refine(registry: Registry) -> Registry:
+        inside.set()
+        await gate.wait()
+        return registry
+
+    rig.refine = refine
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(catalog.reload())
+        await inside.wait()
+        leader = tasks.create_task(catalog.reload())
+        await asyncio.sleep(0)
+        follower = tasks.create_task(catalog.reload())
+        await asyncio.sleep(0)
+        leader.cancel()
+        gate.set()
+    assert running.result() == follower.result()
+    assert rig.loads == 2
+
+
+async def test_a_fault_of_our_own_reaches_the_caller_and_stops_nobody_else(rig: Rig) -> None:
+    catalog = await rig.start()
+    before = catalog.current
+
+    async def refine(registry: Registry) -> Registry:
+        raise OSError("the disk is on fire")
+
+    good, rig.refine = rig.refine, refine
+    with pytest.raises(OSError, match="on fire"):
+        await catalog.reload()
+    assert catalog.current is before
+    rig.folder.write(ONE.replace("a: {", "a: {ttl: 5m, "))
+    await catalog.notice()
+    await catalog.notice()
+    assert rig.outcomes == []
+    rig.refine = good
+    assert (await catalog.reload()).models["a"].ttl == 300

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import pytest
+
+from router.domain.models import Limits
+from router.residency.policy import LINGER, after_failure, cover, goes_at, oldest_first, retry_after, to_shrink
+from router.residency.state import Failures, Instance, Phase, Waiter
+from tests.residency.playbook import model
+
+LIMITS = Limits(patience=10, hold=2, backoff=5, backoff_max=300, failures=3, failure_window=60)
+
+
+def ready(name: str, size: int, last_used: float = 0.0, leases: int = 0, ready_at: float = 0.0) -> Instance:
+    each = model(name, size)
+    return Instance(
+        name,
+        each,
+        each.fingerprint,
+        size,
+        "request",
+        Phase.READY,
+        slots=4,
+        leases=set(range(leases)),
+        last_used=last_used,
+        ready_at=ready_at,
+    )
+
+
+def waiter(since: float) -> Waiter:
+    wanted = model("wanted", 1)
+    return Waiter(1, wanted, wanted.fingerprint, since, since + 300)
+
+
+def names(instances: list[Instance] | None) -> list[str] | None:
+    return None if instances is None else [i.id for i in instances]
+
+
+def test_the_fewest_that_cover_the_need_are_chosen_from_the_oldest_on() -> None:
+    candidates = [ready("a", 3), ready("b", 3), ready("c", 3)]
+    assert names(cover(5, candidates)) == ["a", "b"]
+
+
+def test_early_picks_that_a_larger_one_makes_unnecessary_are_dropped() -> None:
+    assert names(cover(8, [ready("a", 2), ready("b", 3), ready("c", 8)])) == ["c"]
+
+
+def test_nobody_is_evicted_in_vain() -> None:
+    assert cover(10, [ready("a", 4), ready("b", 5)]) is None
+    assert cover(0, [ready("a", 4)]) == []
+    assert cover(1, []) is None
+
+
+def test_idle_models_are_considered_before_busy_ones_each_by_last_use() -> None:
+    order = oldest_first([ready("busy", 1, 1, leases=1), ready("new", 1, 9), ready("old", 1, 5)])
+    assert names(order) == ["old", "new", "busy"]
+
+
+def test_an_idle_model_goes_at_once_for_whoever_came_after_it_fell_idle() -> None:
+    assert goes_at(waiter(since=1.5), ready("a", 1, last_used=1.5), LIMITS) == 1.5
+
+
+def test_an_idle_model_lingers_inside_its_hold_for_whoever_waited_while_it_worked() -> None:
+    assert goes_at(waiter(since=1.0), ready("a", 1, last_used=1.5), LIMITS) == 1.5 + LINGER
+
+
+def test_a_linger_ends_with_the_hold() -> None:
+    assert goes_at(waiter(since=1.0), ready("a", 1, last_used=1.99), LIMITS) == 2.0
+    assert goes_at(waiter(since=1.0), ready("a", 1, last_used=50.0), LIMITS) <= 50.0
+
+
+@pytest.mark.parametrize(("ready_at", "expected"), [(0.0, 11.0), (30.0, 32.0)])
+def test_a_busy_model_goes_after_patience_and_hold_whichever_is_later(ready_at: float, expected: float) -> None:
+    holder = ready("a", 1, last_used=31, leases=1, ready_at=ready_at)
+    assert goes_at(waiter(since=1.0), holder, LIMITS) == expected
+
+
+def test_a_smaller_budget_takes_what_covers_it_and_pinned_models_last() -> None:
+    house = [ready("pinned", 4), ready("old", 3, 1), ready("new", 3, 2)]
+    assert names(to_shrink(3, 0, house, {"pinned"})) == ["old"]
+    assert names(to_shrink(7, 0, house, {"pinned"})) == ["old", "new", "pinned"]
+    assert names(to_shrink(7, 1, house, {"pinned"})) == ["old", "new"]  # the load may be enough, later
+    assert names(to_shrink(99, 0, house, {"pinned"})) == ["old", "new", "pinned"]
+
+
+def test_pauses_begin_with_the_third_failure_and_double_up_to_their_bound() -> None:
+    record, pauses = Failures(), []
+    for number in range(10):
+        record = after_failure(record, float(number), "boom", LIMITS)
+        pauses.append(record.until - number)
+    assert pauses[:2] == [float("-inf")] * 2
+    assert pauses[2:] == [5, 10, 20, 40, 80, 160, 300, 300]
+    assert len(record.times) <= LIMITS.failures
+
+
+def test_failures_outside_the_window_do_not_count() -> None:
+    record = Failures()
+    for number in range(5):
+        record = after_failure(record, number * 31.0, "boom", LIMITS)
+    assert record.strikes == 0
+
+
+def test_ten_thousand_failures_do_not_overflow() -> None:
+    record = after_failure(Failures(strikes=10_000), 0.0, "boom", LIMITS)
+    assert record.until == 300
+
+
+@pytest.mark.parametrize(("ahead", "seconds"), [(0, 1.0), (1, 10.0), (3, 30.0), (500, 120.0)])
+def test_a_retry_time_grows_with_the_queue_and_is_bounded(ahead: int, seconds: float) -> None:
+    assert retry_after(ahead, LIMITS) == seconds
