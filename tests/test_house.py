@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from router.cli import app
+from router.registry import loader
+from router.sizing.devices import Device
+
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "router").rglob("*.py"))
 WRITTEN = [*MODULES, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "deploy").glob("*.py"))]
@@ -123,3 +127,23 @@ def test_the_floors_of_the_house_hold() -> None:
     linter = Path(sys.executable).with_name("lint-imports")
     done = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_registry_in_the_readme_is_one_that_loads(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "registry.yaml").write_text(text)
+    card = Device("gpu0", "cuda", 24 * 2**30, 24 * 2**30)
+    found = loader.load(tmp_path / "registry.yaml", (card,), tmp_path)
+    assert set(found.models) == {"llama-3.1-8b", "code-13b"}
+    assert found.budget < card.total
+    assert all("no such file" in (model.problem or "") for model in found.models.values())
+
+
+def test_the_readme_names_only_verbs_and_targets_that_exist() -> None:
+    text = (ROOT / "README.md").read_text()
+    verbs = set(
+        re.findall(r"\brouter (serve|[a-z]+)\b(?= |`|$)", "\n".join(re.findall(r"`router [^`]*`", text)))
+    )
+    assert verbs <= {command.callback.__name__ for command in app.registered_commands if command.callback}
+    targets = set(re.findall(r"\bmake ([a-z]+)\b", text)) - {"and"}
+    assert targets <= set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))

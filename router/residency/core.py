@@ -165,11 +165,7 @@ class Residency:
         for model in tables.desired.values():
             if model.pinned or model.fingerprint not in tables.keep:
                 tables.keep[model.fingerprint] = model
-        known = tables.keep.keys() | {i.fingerprint for i in tables.instances.values()}
-        tables.failures = {f: r for f, r in tables.failures.items() if f in known or r.until > event.at}
-        tables.measured = {f: b for f, b in tables.measured.items() if f in known}
-        tables.preloaded &= known
-        tables.dismissed &= known
+        tables.forget_the_gone(event.at)
 
     def _unload(self, name: str | None) -> None:
         tables = self.tables

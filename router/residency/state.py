@@ -166,3 +166,14 @@ class Tables:
         """The record of a model that may not be tried again yet."""
         record = self.failures.get(fingerprint)
         return record if record is not None and record.until > now else None
+
+    def forget_the_gone(self, now: float) -> None:
+        """Drop what is remembered of versions that are neither in the registry nor in memory."""
+        known = self.keep.keys() | {i.fingerprint for i in self.instances.values()}
+        recent = now - self.limits.failure_window  # an edit and its undoing do not end a crash loop
+        self.failures = {
+            f: r for f, r in self.failures.items() if f in known or r.until > now or r.times[-1] > recent
+        }
+        self.measured = {f: size for f, size in self.measured.items() if f in known}
+        self.preloaded &= known
+        self.dismissed &= known

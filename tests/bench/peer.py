@@ -24,7 +24,9 @@ OPTIONS = (
     "-DBUILD_SHARED_LIBS=OFF",
     "-DLLAMA_BUILD_TESTS=OFF",
     "-DLLAMA_BUILD_EXAMPLES=OFF",
-    "-DLLAMA_CURL=OFF",
+    "-DLLAMA_BUILD_APP=OFF",
+    "-DLLAMA_BUILD_UI=OFF",
+    "-DLLAMA_USE_PREBUILT_UI=OFF",  # it would be downloaded while building
     "-DLLAMA_OPENSSL=OFF",
 )
 BEAT = 12.0
@@ -57,8 +59,8 @@ def build(say: Say) -> Path:
     cmake, env = _cmake(place, log, env, say)
     made = place / "build"
     cuda = ["-DGGML_CUDA=on"] if _gpu() else []
-    _run([cmake, "-S", str(source), "-B", str(made), *OPTIONS, *cuda], log, env, say)
-    _run([cmake, "--build", str(made), "--target", "llama-server"], log, env, say)
+    run([cmake, "-S", str(source), "-B", str(made), *OPTIONS, *cuda], log, env, say)
+    run([cmake, "--build", str(made), "--target", "llama-server"], log, env, say)
     (built,) = [path for path in made.rglob("llama-server") if path.is_file() and os.access(path, os.X_OK)]
     shutil.copy2(built, binary.with_suffix(".new"))
     binary.with_suffix(".new").replace(binary)
@@ -67,17 +69,26 @@ def build(say: Say) -> Path:
 
 
 def _source(place: Path, log: Path, env: Mapping[str, str], say: Say) -> Path:
-    """The llama.cpp inside the engine's source package, unpacked."""
+    """The llama.cpp inside the engine's source package."""
     unpacked = place / "source"
     if not unpacked.exists():
+        # Only this package from source: with ":all:" pip would compile cmake and ninja as well.
         pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ENGINE]
-        _run([*pip, "--dest", str(place), f"{ENGINE}=={metadata.version(ENGINE)}"], log, env, say)
-        (archive,) = place.glob("*.tar.gz")
-        with tarfile.open(archive) as tar:
-            tar.extractall(place / "unpacking", filter="data")
-        archive.unlink()
-        (place / "unpacking").rename(unpacked)
+        run([*pip, "--dest", str(place), f"{ENGINE}=={metadata.version(ENGINE)}"], log, env, say)
+        return unpack(place, unpacked)
     (found,) = unpacked.glob("*/vendor/llama.cpp")
+    return found
+
+
+def unpack(place: Path, target: Path) -> Path:
+    """The one archive in `place` as the folder `target`; the llama.cpp in it."""
+    (archive,) = place.glob("*.tar.gz")
+    unfinished = target.with_suffix(".new")
+    with tarfile.open(archive) as tar:
+        tar.extractall(unfinished, filter="data")
+    archive.unlink()
+    unfinished.rename(target)
+    (found,) = target.glob("*/vendor/llama.cpp")
     return found
 
 
@@ -87,7 +98,7 @@ def _cmake(place: Path, log: Path, env: dict[str, str], say: Say) -> tuple[str, 
         return cmake, env
     tools = place / "tools"
     if not tools.exists():
-        _run([sys.executable, "-m", "pip", "install", "--target", str(tools), "cmake"], log, env, say)
+        run([sys.executable, "-m", "pip", "install", "--target", str(tools), "cmake"], log, env, say)
     return str(tools / "bin" / "cmake"), {**env, "PYTHONPATH": str(tools)}
 
 
@@ -96,7 +107,7 @@ def _gpu() -> bool:
     return subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
-def _run(command: list[str], log: Path, env: Mapping[str, str], say: Say) -> None:
+def run(command: list[str], log: Path, env: Mapping[str, str], say: Say) -> None:
     started = time.monotonic()
     with log.open("ab") as out:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env)

@@ -36,17 +36,18 @@ def show(found: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(found, indent=1))
         return
-    table = Table(title=f"{found['title']} ({found['unit']}, median [least to most])")
+    print(f"\n{found['title']} ({found['unit']}: median, least and most)")
+    table = Table(box=None, pad_edge=False)
     for column in ("", "router", "llama-server", "ratio"):
         table.add_column(column)
     for what, row in found["rows"].items():
         samples = row["samples"]
         ratio = f"{row['ratio']:.2f}" if row["ratio"] else "-"
         table.add_row(what, _cell(samples["router"]), _cell(samples["peer"]), ratio)
-    Console().print(table)
+    Console(width=120, markup=False).print(table)
 
 
 def _cell(values: Sequence[float]) -> str:
     if not values:
         return "-"
-    return f"{statistics.median(values):.4g} [{min(values):.4g} to {max(values):.4g}]"
+    return f"{statistics.median(values):.4g} ({min(values):.4g} to {max(values):.4g})"

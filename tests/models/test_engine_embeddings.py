@@ -23,16 +23,18 @@ def engine(smollm2: Path) -> Iterator[Engine]:
     engine.close()
 
 
-def test_an_embedding_is_the_mean_of_the_token_embeddings_at_unit_length(engine: Engine, smollm2: Path):
+def test_an_embedding_is_the_mean_of_the_token_embeddings_at_unit_length(demo_models: dict[str, Path]):
     from llama_cpp import LLAMA_POOLING_TYPE_NONE, Llama
 
-    text = "The quick brown fox jumps over the lazy dog. " * 12  # Longer than one step.
-    reference = Llama(
-        str(smollm2), n_ctx=512, embedding=True, pooling_type=LLAMA_POOLING_TYPE_NONE, verbose=False
-    )
+    text = "The quick brown fox jumps over the lazy dog. " * 8  # Longer than one step.
+    options = {"n_ctx": 512, "embedding": True, "pooling_type": LLAMA_POOLING_TYPE_NONE, "flash_attn": True}
+    engine = open_engine(demo_models["f16"], slots=1, ubatch=32)
+    reference = Llama(str(demo_models["f16"]), n_ubatch=32, **options, verbose=False)
     mean = np.mean(reference.embed(text), axis=0)
     reference.close()
-    assert embed(engine, text)[0] == pytest.approx(mean / np.linalg.norm(mean), abs=1e-4)
+    vector = embed(engine, text)[0]
+    engine.close()
+    assert vector == pytest.approx(mean / np.linalg.norm(mean), abs=1e-4)
 
 
 def test_related_sentences_are_nearer_than_unrelated_ones(engine: Engine):

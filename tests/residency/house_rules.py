@@ -72,7 +72,9 @@ class Referee:
         actions = self.core.handle(event)
         for action in actions:
             self._check_action(event.at, action, crashed)
-        assert not any(w.model.fingerprint == failing for w in self.waiting.values()), "a failed load kept waiters"
+        assert not any(w.model.fingerprint == failing for w in self.waiting.values()), (
+            "a failed load kept waiters"
+        )
         self._check_house(event.at, actions)
         return actions
 
@@ -226,7 +228,7 @@ class Referee:
         for waiter in self.waiting.values():
             assert self.deadline(waiter) > now, "a waiter was not told in time"
             assert waiter.model.fingerprint not in ready, "a waiter was passed over"
-        assert len(self.waiting) <= max(self.limits.max_waiting, 40), "the queue has no bound"
+        assert len(self.waiting) <= self.limits.max_waiting, "the queue has no bound"
         if not self.waiting:
             return
         moving = any(not p.up or p.dying or p.leases for p in self.processes.values())
@@ -236,7 +238,11 @@ class Referee:
     def deadline(self, waiter: LeaseRequested) -> float:
         if waiter.deadline is not None:
             return waiter.deadline
-        return self.core.tables.waiting[waiter.ticket].deadline if waiter.ticket in self.core.tables.waiting else 0.0
+        return (
+            self.core.tables.waiting[waiter.ticket].deadline
+            if waiter.ticket in self.core.tables.waiting
+            else 0.0
+        )
 
     def _open(self) -> set[str]:
         return {i.id for i in self.core.tables.instances.values() if i.open} & self.processes.keys()

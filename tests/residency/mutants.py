@@ -186,7 +186,7 @@ class CrashesForEver(Residency):
 
     def _failed(self, at: float, fingerprint: str, reason: str) -> None:
         super()._failed(at, fingerprint, reason)
-        self.tables.failures[fingerprint] = policy.Failures()
+        self.tables.failures[fingerprint] = policy.Failures([at])
 
 
 class StartsAfterShutdown(Residency):

@@ -133,7 +133,9 @@ class Life:
                 case 2:
                     self.budget = draw.choice([BUDGET, BUDGET // 2, BUDGET - 3])
                 case _:
-                    self.models[name] = msgspec.structs.replace(self.models[name], ttl=draw.choice([None, 3.0]))
+                    self.models[name] = msgspec.structs.replace(
+                        self.models[name], ttl=draw.choice([None, 3.0])
+                    )
         shown = {n: m for n, m in self.models.items() if draw.random() < 0.95}
         return ModelsDesired(at, shown, self.budget, self.limits)
 

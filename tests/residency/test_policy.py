@@ -3,7 +3,15 @@ from __future__ import annotations
 import pytest
 
 from router.domain.models import Limits
-from router.residency.policy import LINGER, after_failure, cover, goes_at, oldest_first, retry_after, to_shrink
+from router.residency.policy import (
+    LINGER,
+    after_failure,
+    cover,
+    goes_at,
+    oldest_first,
+    retry_after,
+    to_shrink,
+)
 from router.residency.state import Failures, Instance, Phase, Waiter
 from tests.residency.playbook import model
 
@@ -69,7 +77,9 @@ def test_a_linger_ends_with_the_hold() -> None:
 
 
 @pytest.mark.parametrize(("ready_at", "expected"), [(0.0, 11.0), (30.0, 32.0)])
-def test_a_busy_model_goes_after_patience_and_hold_whichever_is_later(ready_at: float, expected: float) -> None:
+def test_a_busy_model_goes_after_patience_and_hold_whichever_is_later(
+    ready_at: float, expected: float
+) -> None:
     holder = ready("a", 1, last_used=31, leases=1, ready_at=ready_at)
     assert goes_at(waiter(since=1.0), holder, LIMITS) == expected
 

@@ -21,7 +21,15 @@ def test_the_house_rules_hold_in_random_lives(batch: int) -> None:
         except AssertionError as broken:
             raise AssertionError(f"seed {seed}: {broken}") from broken
     # A simulation in which these never happen would prove nothing.
-    for outcome in ("served", "left", "QueueFull", "LeaseTimeout", "DoesNotFit", "LoadFailed", "WorkerCrashed"):
+    for outcome in (
+        "served",
+        "left",
+        "QueueFull",
+        "LeaseTimeout",
+        "DoesNotFit",
+        "LoadFailed",
+        "WorkerCrashed",
+    ):
         assert met[outcome] > 0, f"no request ended as {outcome}"
     assert met["crashes"] > 0 and met["stops"] > 0 and met["ShuttingDown"] > 0
 

@@ -9,7 +9,6 @@ from router.residency.core import Residency
 from router.residency.events import (
     LeaseReleased,
     LeaseRequested,
-    TimePassed,
     WorkerExited,
     WorkerReady,
 )
@@ -19,7 +18,7 @@ from tests.residency.playbook import changed, desired, model
 A, B, C = model("a", 6), model("b", 5), model("c", 2)
 
 
-def core(**options: object) -> Residency:
+def core() -> Residency:
     """A loads, B waits for its memory, C is ready and idle since 3."""
     built = Residency(10)
     built.handle(desired(0, [A, B, C], 10))
@@ -93,20 +92,19 @@ def test_a_model_of_two_names_is_loaded_under_both() -> None:
     assert look(built).status("twin") == "loaded"
 
 
-def test_of_two_versions_the_one_of_the_registry_is_shown() -> None:
-    built = core()
+def test_of_two_versions_the_one_of_the_registry_is_shown_and_the_old_one_until_then() -> None:
+    built = Residency(10)
+    built.handle(desired(0, [C], 10))
+    built.handle(LeaseRequested(0, 1, C))
+    built.handle(WorkerReady(1, "c#1", 1, 2))
     new = changed(C)
-    built.handle(LeaseReleased(5, 2))
-    built.handle(LeaseReleased(5, 3))
-    built.handle(LeaseRequested(5, 5, C))
-    built.handle(desired(6, [A, B, new], 10))
-    built.handle(LeaseRequested(7, 6, new))
-    view = look(built, 8)
-    assert view.status("c") == "loaded"  # the old version serves its last request
-    built.handle(WorkerReady(8, "a#2", 1, 6))
-    built.handle(TimePassed(60))
-    built.handle(WorkerExited(61, "a#2"))
-    assert {i.model for i in look(built, 61).instances} >= {"c"}
+    built.handle(desired(2, [new], 10))
+    assert look(built).status("c") == "loaded"  # the old version finishes its request
+    built.handle(LeaseRequested(3, 2, new))
+    assert look(built).status("c") == "loading"
+    built.handle(WorkerReady(4, "c#2", 1, 2))
+    served_by = look(built).serving("c")
+    assert served_by is not None and served_by.id == "c#2"
 
 
 @pytest.mark.parametrize(

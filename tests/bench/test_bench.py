@@ -1,0 +1,130 @@
+"""The benchmarks themselves, on the echo backend: that they still run, and that they refuse a broken stream."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import numpy
+import pytest
+
+from tests.bench import load, peer, report, streams, swap
+
+OK = b"HTTP/1.1 200 OK\r\n\r\n"
+TEXT = b'data: {"choices":[{"text":"a"}]}\n\n'
+USAGE = b'data: {"choices":[],"usage":{"completion_tokens":7}}\n\n'
+DONE = b"data: [DONE]\n\n"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Callable[[str], Path]:
+    """Writes a GGUF of a few kilobytes: the echo backend does not read it, the registry does."""
+
+    def write(name: str) -> Path:
+        writer = gguf.GGUFWriter(tmp_path / f"{name}.gguf", "llama")
+        writer.add_context_length(4096)
+        writer.add_block_count(1)
+        writer.add_embedding_length(32)
+        writer.add_head_count(2)
+        writer.add_tensor("token_embd.weight", numpy.zeros((64, 32), numpy.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return tmp_path / f"{name}.gguf"
+
+    return write
+
+
+async def answered_with(answer: bytes) -> load.Stream:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        return await load.stream(f"http://127.0.0.1:{port}", "m", "hello", 8, 0)
+
+
+async def test_a_stream_counts_the_tokens_that_the_server_counted() -> None:
+    found = await answered_with(OK + TEXT + TEXT + USAGE + DONE)
+    assert found.tokens == 7
+    assert 0 < found.first <= found.seconds
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 503 Busy\r\n\r\nlater",
+        OK + TEXT + USAGE,
+        OK + TEXT + DONE,
+        OK + b'data: {"error":{"message":"crashed"}}\n\n' + DONE,
+        b"",
+    ],
+    ids=["refused", "cut", "uncounted", "error", "closed"],
+)
+async def test_a_broken_stream_never_counts_as_a_measurement(answer: bytes) -> None:
+    with pytest.raises(load.StreamFailed):
+        await answered_with(answer)
+
+
+@pytest.mark.process
+def test_the_stream_benchmark_runs_from_start_to_end(model: Callable[[str], Path]) -> None:
+    flags = ["--model", str(model("a")), "--rounds", "2", "--tokens", "4", "--streams", "1", "8", "--no-peer"]
+    found = streams.run(streams.parse(flags), "--backend", "echo")
+    assert {what: len(row["samples"]["router"]) for what, row in found["rows"].items()} == {
+        "1 streams": 2,
+        "8 streams": 2,
+    }
+    assert found["scaling"]["router"] is not None
+
+
+@pytest.mark.process
+def test_the_swap_benchmark_runs_from_start_to_end(model: Callable[[str], Path]) -> None:
+    flags = ["--models", str(model("a")), str(model("b")), "--rounds", "1", "--no-peer"]
+    found = swap.run(swap.parse(flags), "--backend", "echo")
+    assert set(found["rows"]) == {"swap to a", "a, resident", "swap to b", "b, resident"}
+
+
+def test_a_ratio_is_one_of_medians(capsys: pytest.CaptureFixture[str]) -> None:
+    found = report.facts("speed", "tokens/s", {"x": [1.0, 30.0, 20.0]}, {"x": [10.0, 10.0, 99.0]})
+    assert found["rows"]["x"]["ratio"] == 2.0
+    report.show(found, as_json=False)
+    assert "20 (1 to 30)" in capsys.readouterr().out
+
+
+def test_without_a_peer_there_is_no_ratio(capsys: pytest.CaptureFixture[str]) -> None:
+    found = report.facts("speed", "tokens/s", {"x": [1.0]}, {})
+    assert found["rows"]["x"]["ratio"] is None
+    report.show(found, as_json=True)
+    assert '"peer": null' in capsys.readouterr().out
+
+
+def test_a_peer_that_is_there_is_not_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUTER_CACHE", str(tmp_path))
+    peer.find().parent.mkdir(parents=True)
+    peer.find().touch()
+    said: list[str] = []
+    assert peer.build(said.append) == peer.find()
+    assert said == []
+
+
+def test_the_peers_source_is_unpacked_from_the_engines_package(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "engine.tar.gz", "w:gz") as tar:
+        entry = tarfile.TarInfo("engine-1/vendor/llama.cpp/CMakeLists.txt")
+        tar.addfile(entry, io.BytesIO(b""))
+    assert peer.unpack(tmp_path, tmp_path / "source").name == "llama.cpp"
+    assert (tmp_path / "source" / "engine-1").is_dir()
+
+
+def test_a_failed_build_step_shows_the_end_of_its_log(tmp_path: Path) -> None:
+    with pytest.raises(peer.PeerError, match="no such target"):
+        peer.run(
+            ["sh", "-c", "echo no such target; exit 3"], tmp_path / "log", {"PATH": "/bin:/usr/bin"}, print
+        )

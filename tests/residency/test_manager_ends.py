@@ -1,0 +1,200 @@
+"""The shell with a launcher that has no processes, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from router.domain.errors import (
+    DoesNotFit,
+    LoadFailed,
+    ShuttingDown,
+)
+from router.domain.models import Footprint, Limits
+from router.residency.feed import StatusChange
+from router.residency.manager import MEMORY
+from tests.residency.fakes import FakeLauncher, out_of_memory
+from tests.residency.manager_scene import A, B, House, _outcome, house, now
+from tests.residency.virtual_time import in_virtual_time
+
+
+@in_virtual_time
+async def test_an_idle_model_is_unloaded_after_its_ttl() -> None:
+    async with house() as home:
+        await home.use(A)
+        (instance,) = home.manager.view().instances
+        assert instance.expires_in == 600
+        await asyncio.sleep(601)
+        assert home.launcher.live == {}
+        assert home.value("router_evictions_total", model="a", reason="idle") == 1
+
+
+@in_virtual_time
+async def test_an_operator_loads_and_unloads() -> None:
+    async with house() as home:
+        await home.manager.load(A)
+        assert home.manager.view().status("a") == "loaded"
+        await home.manager.load(A)
+        assert home.value("router_swaps_total", model="a", reason="operator") == 1
+        assert home.manager.unload("nobody") == 0
+        assert home.manager.unload(None) == 1
+        await asyncio.sleep(1)
+        assert home.launcher.live == {}
+        assert home.value("router_evictions_total", model="a", reason="requested") == 1
+        home.launcher.fails["b"] = out_of_memory()
+        with pytest.raises(LoadFailed, match="out of memory"):
+            await home.manager.load(B)
+
+
+@in_virtual_time
+async def test_an_operators_load_of_a_busy_model_returns_at_once() -> None:
+    async with house() as home, home.manager.lease(A):
+        began = now()
+        await home.manager.load(A)
+        assert now() == began
+
+
+@in_virtual_time
+async def test_an_edit_while_a_model_loads_strands_nobody() -> None:
+    async with house() as home:
+        async with asyncio.TaskGroup() as tasks:
+            waiting = tasks.create_task(home.use(A))
+            await asyncio.sleep(0.7)
+            home.told(B)
+            assert await waiting == "a#1"
+        await home.use(B)
+
+
+@in_virtual_time
+async def test_an_edit_that_changes_nothing_of_a_process_ends_no_stream() -> None:
+    async with house() as home, home.manager.lease(A) as lease:
+        home.told(msgspec.structs.replace(A, ttl=None, pinned=True), B)
+        await asyncio.sleep(1)
+        assert lease.instance in home.launcher.live
+        assert home.manager.view().status("a") == "loaded"
+
+
+@in_virtual_time
+async def test_measured_bytes_are_charged_and_an_unmeasured_overhead_is_charged_as_estimated() -> None:
+    estimated = msgspec.structs.replace(A, footprint=Footprint(weights=5, overhead=2))
+    async with house(FakeLauncher(measures={"a": Footprint(weights=4)})) as home:
+        home.told(estimated)
+        async with home.manager.lease(estimated):
+            view = home.manager.view()
+            assert (view.used, view.free) == (6, 4)
+            assert view.instances[0].measured == Footprint(weights=4)
+        assert home.value("router_model_bytes", model="a", kind="estimated") == 7
+        assert home.value("router_model_bytes", model="a", kind="measured") == 6
+
+
+@in_virtual_time
+async def test_a_worker_that_takes_more_than_there_is_is_stopped_and_its_waiter_told() -> None:
+    async with house(FakeLauncher(measures={"a": Footprint(weights=11)})) as home:
+        with pytest.raises(DoesNotFit):
+            await home.use(A)
+        await asyncio.sleep(1)
+        assert home.launcher.live == {}
+        assert home.value("router_evictions_total", model="a", reason="oom") == 1
+
+
+@in_virtual_time
+async def test_shutdown_refuses_who_waits_lets_leases_run_and_stops_every_worker() -> None:
+    async with house() as home:
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(home.use(A, seconds=5))
+            await asyncio.sleep(2)
+            waiting = tasks.create_task(_outcome(home, B))
+            await asyncio.sleep(0)
+            began = now()
+            await home.manager.shut_down(drain=30)
+            assert await waiting is ShuttingDown
+            assert running.done() and running.result() == "a#1"
+            assert now() - began < 5
+        assert home.launcher.live == {}
+        assert await _outcome(home, A) is ShuttingDown
+        assert home.manager.view().shutting_down
+
+
+@in_virtual_time
+async def test_shutdown_waits_no_longer_than_it_may() -> None:
+    async with house() as home, home.manager.lease(A):
+        began = now()
+        await home.manager.shut_down(drain=10)
+        assert home.launcher.live == {}
+        assert now() - began == pytest.approx(10.5)
+
+
+@in_virtual_time
+async def test_leaving_the_house_refuses_who_waits() -> None:
+    built = House(FakeLauncher(), Limits())
+    async with asyncio.TaskGroup() as tasks:
+        async with built.manager:
+            built.told(A, B)
+            waiting = tasks.create_task(_outcome(built, A))
+            await asyncio.sleep(0.1)
+        assert await waiting is ShuttingDown
+    assert built.launcher.live == {}
+    assert await _outcome(built, A) is ShuttingDown
+
+
+@in_virtual_time
+async def test_changes_are_told_as_they_happen() -> None:
+    async with house() as home:
+        seen: list[StatusChange] = []
+
+        async def listen() -> None:
+            async for change in home.manager.changes():
+                seen.append(change)
+
+        async with asyncio.TaskGroup() as tasks:
+            listener = tasks.create_task(listen())
+            await asyncio.sleep(0)
+            await home.use(A)
+            home.manager.unload("a")
+            await asyncio.sleep(5)
+            listener.cancel()
+        assert seen == [
+            StatusChange("a", "loading", 0.0),
+            StatusChange("a", "loading", 0.5),
+            StatusChange("a", "loaded", 1.0),
+            StatusChange("a", "unloaded", 0.0),
+        ]
+
+
+@in_virtual_time
+async def test_a_wait_is_described_for_people() -> None:
+    async with house() as home:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(home.use(A, seconds=2))
+            await asyncio.sleep(0.7)
+            assert home.manager.view().describe_wait("a") == "loading a 50%"
+            await asyncio.sleep(0.7)
+            tasks.create_task(home.use(B))
+            await asyncio.sleep(0)
+            assert home.manager.view().describe_wait("b") == "waiting for b: next"
+
+
+@in_virtual_time
+async def test_the_last_events_and_actions_are_kept_and_no_more() -> None:
+    async with house() as home:
+        for _ in range(MEMORY):
+            await home.use(A)
+        history = home.manager.history()
+        assert len(history) == MEMORY
+        assert history[-1].startswith("WakeAt")
+        assert any(entry.startswith("GrantLease") for entry in history)
+
+
+@in_virtual_time
+async def test_a_hundred_swaps_leave_nothing_behind() -> None:
+    async with house() as home:
+        for _ in range(50):
+            await home.use(A)
+            await home.use(B)
+        manager = home.manager
+        assert len(manager._lives) == 1 and not manager._grants
+        assert len(asyncio.all_tasks()) == 2  # this test and one worker's life
+        swaps = [home.value("router_swaps_total", model=m, reason="request") for m in "ab"]
+        assert swaps == [50, 50]
