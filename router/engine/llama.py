@@ -17,7 +17,7 @@ from router.domain.models import EngineOptions, Footprint
 from router.engine import sampling
 from router.engine.batch import DecodeFailed, EngineError, EngineFacts, Matrix, Sampler, Tokens, Work
 from router.engine.llama_batch import Batch
-from router.engine.llama_log import last_words, llama, recent
+from router.engine.llama_log import complaint, forget_complaints, llama
 from router.engine.llama_memory import footprint
 from router.engine.llama_params import Traits, context_params, model_params, traits
 from router.engine.llama_sampling import LlamaSampler
@@ -75,18 +75,18 @@ def dry_run(path: str, options: EngineOptions) -> Footprint:
 def _load_model(path: str, params: Any) -> Any:
     if not Path(path).is_file():
         raise EngineError(f"{path} is not a file.")
-    recent.clear()
+    forget_complaints()
     model = llama.llama_model_load_from_file(path.encode(), params)
     if not model:
-        raise EngineError(f"llama.cpp could not load {path}{last_words()}")
+        raise EngineError(f"llama.cpp could not load {path}{complaint()}")
     return model
 
 
 def _new_context(model: Any, options: EngineOptions, kind: Traits) -> Any:
-    recent.clear()
+    forget_complaints()
     context = llama.llama_init_from_model(model, context_params(options, kind))
     if not context:
-        raise EngineError(f"llama.cpp could not make a context of {options.context} tokens{last_words()}")
+        raise EngineError(f"llama.cpp could not make a context of {options.context} tokens{complaint()}")
     return context
 
 
@@ -106,8 +106,10 @@ class LlamaBackend(LlamaVocabulary):
         self.embedding_width = min(self.width, kind.embedding_width(options))
         self._batch = Batch(self.width)
         self.resident = footprint(context)
+        # A model with learnt positions has none beyond those it was trained with, and would abort.
+        positions = llama.llama_model_n_ctx_train(model) if kind.whole else options.context
         self.facts = EngineFacts(
-            context=min(options.context, llama.llama_n_ctx_seq(context)),
+            context=min(options.context, positions, llama.llama_n_ctx_seq(context)),
             slots=options.slots,
             vocabulary=self.size,
             embedding_dimensions=self._dimensions,
@@ -167,12 +169,13 @@ class LlamaBackend(LlamaVocabulary):
         return np.ctypeslib.as_array(pointer, (rows, self._dimensions)).copy()
 
     def _run(self) -> None:
+        forget_complaints()
         code = llama.llama_decode(self._context, self._batch.struct)
         if code in (_NO_ROOM, _INVALID_BATCH):
             # The cache is as it was before this call.
-            raise DecodeFailed(f"llama.cpp refused a batch (code {code}){last_words()}")
+            raise DecodeFailed(f"llama.cpp refused a batch (code {code}){complaint()}")
         if code:
-            raise EngineError(f"llama.cpp failed to decode (code {code}){last_words()}")
+            raise EngineError(f"llama.cpp failed to decode (code {code}){complaint()}")
 
     def close(self) -> None:
         context, self._context = self._context, None

@@ -1,5 +1,5 @@
 """
-What llama.cpp says: warnings and errors go to stderr, a line each; the newest are kept for error messages.
+What llama.cpp says: warnings and errors go to stderr, a line each; errors are kept for error messages.
 
 The one rule: every sibling gets llama_cpp from here, so that the callback is ours before anything is said.
 """
@@ -7,8 +7,8 @@ The one rule: every sibling gets llama_cpp from here, so that the callback is ou
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections import deque
 
 # An abort under ggml runs gdb on its own process if there is one, and hangs there.
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
@@ -18,30 +18,34 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import llama_cpp as llama
 
-__all__ = ["last_words", "llama", "recent"]
+__all__ = ["complaint", "forget_complaints", "llama", "talk"]
 
-_WARN, _ERROR, _CONTINUED = 3, 4, 5  # ggml_log_level; the bindings' own table is out of date
+_INFO, _WARN, _ERROR, _CONTINUED = 2, 3, 4, 5  # ggml_log_level; the bindings' own table is out of date
 
-recent: deque[str] = deque(maxlen=4)
-"""The newest warnings and errors, oldest first, without line ends."""
+_MOST_ERRORS = 16
+_SPEAKER = re.compile(r"^(\w+: )+(error loading model: )?")
+
+_errors: list[str] = []
 
 
 class _Lines:
     """Joins pieces to lines: some come with their end, some without, some continue the last one."""
 
     def __init__(self) -> None:
+        self.told: tuple[int, ...] = (_WARN, _ERROR)
         self._level = 0
         self._line = ""
 
     def take(self, level: int, text: bytes) -> None:
         if level != _CONTINUED:
             self._level = level
-        if self._level not in (_WARN, _ERROR):
+        if self._level not in self.told:
             return
         self._line += text.decode("utf-8", "replace")
         *whole, self._line = self._line.split("\n")
         for line in filter(str.strip, whole):
-            recent.append(line)
+            if self._level == _ERROR and len(_errors) < _MOST_ERRORS:
+                _errors.append(line)
             sys.stderr.write(f"llama.cpp: {line}\n")
 
 
@@ -57,6 +61,20 @@ llama.llama_log_set(_callback, None)
 llama.llama_backend_init()
 
 
-def last_words() -> str:
-    """The newest complaint, for the end of an error message; "" if there was none."""
-    return f": {recent[-1]}" if recent else "."
+def talk() -> None:
+    """From now on what llama.cpp reports of its progress goes to stderr too."""
+    _lines.told = (_INFO, _WARN, _ERROR)
+
+
+def forget_complaints() -> None:
+    """Before an attempt whose failure is to be explained."""
+    _errors.clear()
+
+
+def complaint() -> str:
+    """
+    How an error message ends: ": " and the first error since `forget_complaints`, or "." if there was none.
+
+    The first one names the cause; those after it say that therefore something else failed too.
+    """
+    return f": {_SPEAKER.sub('', _errors[0])}" if _errors else "."

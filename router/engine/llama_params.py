@@ -79,6 +79,8 @@ def context_params(options: EngineOptions, traits: Traits) -> Any:
     params.n_ctx = options.context * options.slots
     params.n_seq_max = options.slots
     params.kv_unified = False
+    # Sliding-window layers keep their window only; `keep` notices when a beginning can no longer be reused.
+    params.swa_full = False
     width = options.context if traits.whole else max(options.ubatch, options.slots)
     params.n_batch = params.n_ubatch = min(width, options.context * options.slots)
     # Each output is a row of logits in the compute buffer: 48 MiB less for SmolLM2, and steady graphs.

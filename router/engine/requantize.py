@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from router.engine.batch import EngineError
-from router.engine.llama_log import last_words, llama, recent
+from router.engine.llama_log import complaint, forget_complaints, llama, talk
 from router.engine.llama_params import threads
 
 TYPES = {
@@ -29,18 +29,18 @@ TYPES = {
 
 
 def requantize(source: Path, target: Path, kind: str) -> None:
-    """Blocks; progress goes to stderr, a line a tensor. Raises EngineError."""
+    """Blocks. Raises EngineError."""
     if kind not in TYPES:
         raise EngineError(f"{kind} is no type to requantise to; there are {', '.join(TYPES)}.")
     if not source.is_file():
         raise EngineError(f"{source} is not a file.")
     params = llama.llama_model_quantize_default_params()
     params.ftype, params.allow_requantize, params.nthread = TYPES[kind], True, threads()
-    recent.clear()
-    with _whole(target) as unfinished, _output_to_stderr():
+    forget_complaints()
+    with _whole(target) as unfinished:
         reference = llama.ctypes.byref(params)
         if llama.llama_model_quantize(bytes(source), bytes(unfinished), reference):
-            raise EngineError(f"llama.cpp could not requantise {source}{last_words()}")
+            raise EngineError(f"llama.cpp could not requantise {source}{complaint()}")
 
 
 @contextlib.contextmanager
@@ -55,25 +55,13 @@ def _whole(target: Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def _output_to_stderr() -> Iterator[None]:
-    """llama.cpp prints its progress to stdout, which belongs to whoever called us."""
-    sys.stdout.flush()
-    saved = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 1)
-        os.close(saved)
-
-
 def main(arguments: Sequence[str]) -> int:
-    """Returns the exit status: 0, 1 for a failure, 2 for wrong arguments."""
+    """Returns the exit status: 0, 1 for a failure, 2 for wrong arguments. A line a tensor goes to stderr."""
     if len(arguments) != 3:
         sys.stderr.write(f"usage: python -m router.engine.requantize SRC DST {'|'.join(TYPES)}\n")
         return 2
     source, target, kind = arguments
+    talk()
     try:
         requantize(Path(source), Path(target), kind)
     except EngineError as error:

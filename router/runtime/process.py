@@ -40,9 +40,6 @@ _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 def worker_environment(outer: Mapping[str, str]) -> dict[str, str]:
     """What a worker may see of the gateway's environment: no credential reaches it (G19)."""
     kept = {k: v for k, v in outer.items() if _ALLOWED.fullmatch(k) and not _SECRET.search(k)}
-    # OpenMP's threads spin at each barrier; with more runnable threads than cores (two busy models are enough)
-    # that costs them their time slices, ten times over. A short spin, then sleep.
-    kept.setdefault("GOMP_SPINCOUNT", "5000")
     # With a debugger installed ggml runs it on itself when it aborts, and the worker does not die.
     return {**kept, "GGML_NO_BACKTRACE": "1"}
 

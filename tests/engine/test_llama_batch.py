@@ -6,37 +6,44 @@ from router.engine.batch import Work
 from router.engine.llama_batch import Batch
 
 
-class Chain:
-    """Stands where a sampler would: the batch only asks whether there is one."""
+class _Sampler:
+    def close(self) -> None:
+        pass
 
-    def close(self) -> None: ...
+
+def seen(batch: Batch) -> list[tuple[int, int, list[int], int]]:
+    """Token, position, sequences, output: read through the pointers, as llama.cpp does."""
+    struct = batch.struct
+    return [
+        (
+            struct.token[i],
+            struct.pos[i],
+            [struct.seq_id[i][j] for j in range(struct.n_seq_id[i])],
+            struct.logits[i],
+        )
+        for i in range(struct.n_tokens)
+    ]
 
 
-def test_works_are_laid_one_after_another_with_their_positions_and_slots() -> None:
+def test_llama_cpp_sees_each_token_at_its_place():
     batch = Batch(8)
     works = [
-        Work(slot=2, start=5, tokens=np.array([10, 11], np.int32), sampler=None),
-        Work(slot=0, start=0, tokens=np.array([7], np.int32), sampler=Chain()),
+        Work(2, 10, np.array([7], np.int32), _Sampler()),
+        Work(0, 0, np.array([4, 5], np.int32)),
+        Work(1, 3, np.array([8, 9], np.int32), _Sampler()),
     ]
-    assert batch.fill(works) == [None, 2]
-    struct = batch.struct
-    assert struct.n_tokens == 3
-    assert [struct.token[i] for i in range(3)] == [10, 11, 7]
-    assert [struct.pos[i] for i in range(3)] == [5, 6, 0]
-    assert [struct.seq_id[i][0] for i in range(3)] == [2, 2, 0]
-    assert [struct.n_seq_id[i] for i in range(3)] == [1, 1, 1]
-    assert [struct.logits[i] for i in range(3)] == [0, 0, 1]
+    assert batch.fill(works) == [0, None, 4]
+    assert seen(batch) == [(7, 10, [2], 1), (4, 0, [0], 0), (5, 1, [0], 0), (8, 3, [1], 0), (9, 4, [1], 1)]
 
 
-def test_a_second_filling_leaves_nothing_of_the_first() -> None:
+def test_a_batch_is_filled_anew_each_time():
     batch = Batch(8)
-    batch.fill([Work(slot=1, start=0, tokens=np.arange(4, dtype=np.int32), sampler=Chain())])
-    batch.fill([Work(slot=3, start=9, tokens=np.array([5], np.int32), sampler=None)])
-    assert batch.struct.n_tokens == 1
-    assert (batch.struct.pos[0], batch.struct.seq_id[0][0], batch.struct.logits[0]) == (9, 3, 0)
+    batch.fill([Work(0, 0, np.array([1, 2, 3], np.int32), _Sampler())])
+    batch.fill([Work(1, 5, np.array([4, 5, 6], np.int32))])
+    assert seen(batch) == [(4, 5, [1], 0), (5, 6, [1], 0), (6, 7, [1], 0)]
 
 
-def test_every_row_is_an_output_where_that_is_asked_for() -> None:
-    batch = Batch(4)
-    batch.fill([Work(slot=0, start=0, tokens=np.arange(3, dtype=np.int32), sampler=None)], output_all=True)
-    assert [batch.struct.logits[i] for i in range(3)] == [1, 1, 1]
+def test_an_embedding_wants_every_output():
+    batch = Batch(8)
+    batch.fill([Work(0, 0, np.array([1, 2], np.int32))], output_all=True)
+    assert [output for *_, output in seen(batch)] == [1, 1]

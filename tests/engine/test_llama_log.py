@@ -1,41 +1,72 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from router.engine import llama_log
-from router.engine.llama_log import _CONTINUED, _ERROR, _WARN, _Lines
+
+INFO, WARN, ERROR, CONTINUED = 2, 3, 4, 5
 
 
 @pytest.fixture(autouse=True)
-def _silence() -> None:
-    llama_log.recent.clear()
+def _no_complaints():
+    llama_log.forget_complaints()
+    yield
+    llama_log.forget_complaints()
 
 
-def test_warnings_and_errors_are_kept_and_the_rest_is_not() -> None:
-    lines = _Lines()
-    lines.take(2, b"an information\n")
-    lines.take(_WARN, b"a warning\n")
-    lines.take(_ERROR, b"an error\n")
-    assert list(llama_log.recent) == ["a warning", "an error"]
-    assert llama_log.last_words() == ": an error"
+def test_warnings_and_errors_go_to_stderr_line_by_line(capsys: pytest.CaptureFixture[str]):
+    lines = llama_log._Lines()
+    lines.take(INFO, b"chatter\n")
+    lines.take(WARN, b"a warn")
+    lines.take(CONTINUED, b"ing\nand")
+    lines.take(CONTINUED, b" more\n")
+    lines.take(INFO, b"chatter\n")
+    lines.take(CONTINUED, b"of chatter\n")
+    assert capsys.readouterr().err == "llama.cpp: a warning\nllama.cpp: and more\n"
 
 
-def test_pieces_become_lines() -> None:
-    lines = _Lines()
-    lines.take(_ERROR, b"half")
-    lines.take(_CONTINUED, b" a line\nand")
-    lines.take(_CONTINUED, b" more\n")
-    assert list(llama_log.recent) == ["half a line", "and more"]
+def test_progress_is_told_to_who_wants_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(llama_log, "_lines", llama_log._Lines())
+    llama_log.talk()
+    llama_log._lines.take(INFO, b"[1/2] blk.0\n")
+    assert capsys.readouterr().err == "llama.cpp: [1/2] blk.0\n"
 
 
-def test_what_continues_an_information_is_not_kept() -> None:
-    lines = _Lines()
-    lines.take(2, b"tensors ")
-    lines.take(_CONTINUED, b"....\n")
-    assert not llama_log.recent
-    assert llama_log.last_words() == "."
+def test_the_first_error_explains_the_rest():
+    lines = llama_log._Lines()
+    lines.take(WARN, b"load: a warning\n")
+    lines.take(ERROR, b"llama_model_load: error loading model: out of luck\n")
+    lines.take(ERROR, b"load_from_file: failed to load model\n")
+    assert llama_log.complaint() == ": out of luck"
 
 
-def test_lines_go_to_stderr_with_their_source(capsys: pytest.CaptureFixture[str]) -> None:
-    _Lines().take(_ERROR, "schlecht \u2717\n".encode())
-    assert capsys.readouterr().err == "llama.cpp: schlecht \u2717\n"
+def test_without_an_error_there_is_nothing_to_say():
+    assert llama_log.complaint() == "."
+
+
+def test_errors_without_end_do_not_fill_memory():
+    lines = llama_log._Lines()
+    for _ in range(1000):
+        lines.take(ERROR, b"again\n")
+    assert len(llama_log._errors) < 100
+
+
+def test_bytes_that_are_no_text_are_no_error(capsys: pytest.CaptureFixture[str]):
+    llama_log._Lines().take(ERROR, b"\xff\n")
+    assert capsys.readouterr().err == "llama.cpp: \ufffd\n"
+
+
+def test_the_environment_is_set_before_the_library_reads_it_and_yields_to_the_operator():
+    script = "import os, router.engine.llama_log; print(os.environ['OMP_WAIT_POLICY'], os.environ['GGML_NO_BACKTRACE'])"
+    clean = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GGML_NO_BACKTRACE")}
+    for more, expected in (({}, "passive 1"), ({"OMP_WAIT_POLICY": "active"}, "active 1")):
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=clean | more, capture_output=True, text=True
+        )
+        assert done.stdout.split("\n")[0] == expected, done.stderr

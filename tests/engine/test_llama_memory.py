@@ -4,23 +4,58 @@ from pathlib import Path
 
 import pytest
 
-from router.domain.models import EngineOptions
-from router.engine import llama as door
-
-pytestmark = pytest.mark.model
-
-
-@pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
-def test_the_cache_has_the_bytes_of_its_cells(smollm2: Path, kv_type: str) -> None:
-    """SmolLM2-135M: 30 layers, 3 heads of 64 for keys and for values; q8_0 takes 34 bytes for 32 values."""
-    footprint = door.dry_run(str(smollm2), EngineOptions(context=512, slots=2, kv_type=kv_type))
-    bytes_per_value = {"f16": 2, "q8_0": 34 / 32}[kv_type]
-    assert footprint.kv_cache == 512 * 2 * 30 * 3 * 64 * 2 * bytes_per_value
+from router.domain.models import EngineOptions, Footprint
+from router.engine import llama_memory
+from router.engine.batch import EngineError
+from router.engine.llama_log import llama
+from router.engine.llama_memory import Buffers, breakdown, footprint
+from router.engine.llama_params import context_params, traits
 
 
-def test_the_weights_do_not_depend_on_the_context(smollm2: Path) -> None:
-    small = door.dry_run(str(smollm2), EngineOptions(context=256, slots=1))
-    large = door.dry_run(str(smollm2), EngineOptions(context=1024, slots=4))
-    assert small.weights == large.weights
-    assert 0 < small.weights < smollm2.stat().st_size * 1.01
-    assert small.kv_cache * 16 == large.kv_cache
+@pytest.fixture
+def context(tiny_model):
+    options = EngineOptions(context=256, slots=2)
+    context = llama.llama_init_from_model(tiny_model, context_params(options, traits(tiny_model)))
+    yield context
+    llama.llama_free(context)
+
+
+def test_the_breakdown_names_every_buffer_type(context):
+    buffers = breakdown(context)
+    assert all(buffer.name for buffer in buffers)
+    assert sum(b.context for b in buffers) == 256 * 2 * 2 * 16 * 2 * 2
+
+
+def test_a_footprint_counts_the_device_only(monkeypatch: pytest.MonkeyPatch):
+    buffers = (Buffers("CUDA0", True, 100, 20, 3), Buffers("CPU", False, 7, 0, 1))
+    monkeypatch.setattr(llama_memory, "breakdown", lambda _: buffers)
+    monkeypatch.setattr(llama, "llama_supports_gpu_offload", lambda: True)
+    assert footprint(None) == Footprint(100, 20, 3)
+
+
+def test_without_a_device_the_host_is_counted(monkeypatch: pytest.MonkeyPatch):
+    buffers = (Buffers("CPU", False, 7, 5, 1), Buffers("CPU_REPACK", False, 10, 0, 0))
+    monkeypatch.setattr(llama_memory, "breakdown", lambda _: buffers)
+    monkeypatch.setattr(llama, "llama_supports_gpu_offload", lambda: False)
+    assert footprint(None) == Footprint(17, 5, 1)
+
+
+def test_a_build_that_does_not_tell_is_an_engine_error(context, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(llama_memory, "_SYMBOL", "_Z26no_such_function")
+    llama_memory._breakdown_function.cache_clear()
+    try:
+        with pytest.raises(EngineError, match="does not tell"):
+            footprint(context)
+    finally:
+        llama_memory._breakdown_function.cache_clear()
+
+
+def test_a_build_with_another_layout_is_an_engine_error(context, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(llama_memory, "_walk", lambda _: iter(()))
+    with pytest.raises(EngineError, match="another layout"):
+        breakdown(context)
+
+
+def test_a_missing_library_is_an_engine_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    with pytest.raises(EngineError, match="not beside"):
+        llama_memory._library("no-such-library")

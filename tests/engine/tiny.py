@@ -78,7 +78,7 @@ class _Writer(gguf.GGUFWriter):
         self.add_tokenizer_pre("default")
         self.add_token_list([*_byte_letters(), "<end>", "<begin>"])
         self.add_token_types([_NORMAL] * 256 + [_CONTROL] * 2)
-        self.add_token_merges([])
+        self.add_token_merges(["Ġ Ġ"])
         self.add_eos_token_id(END)
         self.add_bos_token_id(BEGIN)
         self.add_add_bos_token(adds_bos)
