@@ -67,7 +67,12 @@ TABLE: dict[type[domain.RouterError], Row] = {
     domain.LoadFailed: Row(503, _SERVER, "model_load_failed"),
     domain.WorkerCrashed: Row(502, _SERVER, "worker_crashed"),
     domain.ShuttingDown: Row(503, _SERVER, "shutting_down"),
-    domain.UpstreamError: Row(502, _SERVER, "upstream_error"),
+    domain.UpstreamRefused: Row(400, _CALLER, None),  # its own status and fields: see `row`
+    domain.UpstreamUnavailable: Row(503, _SERVER, "upstream_unavailable"),
+    domain.OverBudget: Row(429, "insufficient_quota", "over_budget"),
+    domain.SpendUnknown: Row(503, _SERVER, "spend_unknown"),
+    domain.UpstreamBroken: Row(502, _SERVER, "upstream_broken"),
+    domain.PolicyRefused: Row(403, "permission_error", "cloud_forbidden"),
     domain.RegistryInvalid: Row(422, _CALLER, "registry_invalid"),
     BadKey: Row(401, "authentication_error", "invalid_api_key"),
     NotAllowed: Row(403, "permission_error", "model_not_allowed"),
@@ -80,6 +85,8 @@ UNEXPECTED = Row(500, _SERVER, "internal_error")
 
 
 def row(error: Exception) -> Row:
+    if isinstance(error, domain.UpstreamRefused):
+        return Row(error.status, error.type, error.code)
     for kind in type(error).__mro__:
         if kind in TABLE:
             return TABLE[kind]
@@ -109,9 +116,9 @@ def event(error: Exception, request_id: str) -> bytes:
 
 def _headers(error: Exception) -> dict[str, str]:
     match error:
-        case domain.DoesNotFit():
+        case domain.DoesNotFit() | domain.OverBudget():
             return {"x-should-retry": "false"}
-        case domain.Unavailable():
+        case domain.Unavailable() | domain.UpstreamUnavailable():
             return {"retry-after": str(min(LONGEST_RETRY, max(1, math.ceil(error.retry_after or 1))))}
         case WrongMethod():
             return {"allow": ", ".join(error.allowed)}

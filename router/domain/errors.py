@@ -13,6 +13,12 @@ The error tree. Errors carry facts; `api.errors` alone knows their HTTP status.
     + WorkerCrashed
     + ShuttingDown
   x UpstreamError        the cloud said no
+    + UpstreamRefused      its own 4xx: the request is at fault, no candidate helps
+    + UpstreamUnavailable  not now; the next candidate may be tried
+    + OverBudget           the money is spent; the next candidate may be tried
+    + SpendUnknown         spending cannot be recorded, so nothing is spent; the next candidate may be tried
+    + UpstreamBroken       in the middle of its answer
+    + PolicyRefused        the request may not leave this machine
   x RegistryInvalid      the operator's fault
 """
 
@@ -94,7 +100,63 @@ class ShuttingDown(Unavailable):
 
 
 class UpstreamError(RouterError):
-    """A cloud endpoint refused or broke the request."""
+    """Something about an upstream; `upstream` is its name in the registry, `message` never holds a key."""
+
+    def __init__(self, message: str, upstream: str) -> None:
+        super().__init__(message)
+        self.upstream = upstream
+
+
+class UpstreamRefused(UpstreamError):
+    """
+    The upstream found fault with the request: its own `status` (4xx) and what its error says.
+
+    Never 401, 402, 403 or 404: those are about the operator's key and model, and UpstreamUnavailable here.
+    """
+
+    def __init__(
+        self, message: str, upstream: str, status: int, type: str, code: str | None, param: str | None
+    ) -> None:
+        super().__init__(message, upstream)
+        self.status = status
+        self.type = type
+        self.code = code
+        self.param = param
+
+
+class UpstreamUnavailable(UpstreamError):
+    """
+    No answer was begun: not reached, too slow, 429, 5xx, or its breaker is open. `retry_after` in seconds, or None.
+
+    `reason` is one of a fixed list, for metrics: connect | tls | timeout | status | rate_limited | open |
+    protocol | too_large | key | address.
+    """
+
+    def __init__(self, message: str, upstream: str, reason: str, retry_after: float | None = None) -> None:
+        super().__init__(message, upstream)
+        self.reason = reason
+        self.retry_after = retry_after
+
+
+class OverBudget(UpstreamError):
+    """The request's worst case does not fit what is left. `retry_after`: seconds until the `window` (day, month) ends."""
+
+    def __init__(self, message: str, upstream: str, window: str, retry_after: float) -> None:
+        super().__init__(message, upstream)
+        self.window = window
+        self.retry_after = retry_after
+
+
+class SpendUnknown(UpstreamError):
+    """The record of spending cannot be written or read, so nothing may be spent."""
+
+
+class UpstreamBroken(UpstreamError):
+    """The answer broke off after its first byte."""
+
+
+class PolicyRefused(UpstreamError):
+    """`cloud: never`, enforced at the one place where bytes leave."""
 
 
 class RegistryInvalid(RouterError):

@@ -37,7 +37,12 @@ CASES = [
     (domain.LoadFailed("x"), 503, "server_error", "model_load_failed", None),
     (domain.WorkerCrashed("x"), 502, "server_error", "worker_crashed", None),
     (domain.ShuttingDown("x"), 503, "server_error", "shutting_down", None),
-    (domain.UpstreamError("x"), 502, "server_error", "upstream_error", None),
+    (domain.UpstreamRefused("x", "big", 422, "bad", "why", "seed"), 422, "bad", "why", "seed"),
+    (domain.UpstreamUnavailable("x", "big", "status"), 503, "server_error", "upstream_unavailable", None),
+    (domain.OverBudget("x", "big", "day", 9.0), 429, "insufficient_quota", "over_budget", None),
+    (domain.SpendUnknown("x", "big"), 503, "server_error", "spend_unknown", None),
+    (domain.UpstreamBroken("x", "big"), 502, "server_error", "upstream_broken", None),
+    (domain.PolicyRefused("x", "big"), 403, "permission_error", "cloud_forbidden", None),
     (domain.RegistryInvalid(["x"]), 422, "invalid_request_error", "registry_invalid", None),
     (BadKey("x"), 401, "authentication_error", "invalid_api_key", None),
     (NotAllowed("x"), 403, "permission_error", "model_not_allowed", None),
@@ -70,6 +75,14 @@ def test_what_can_never_fit_says_that_a_retry_is_pointless() -> None:
     headers = errors.response(domain.DoesNotFit("x"), "r1").headers
     assert headers["x-should-retry"] == "false"
     assert "retry-after" not in headers
+
+
+def test_an_upstream_that_is_down_says_when_to_come_back_and_a_spent_budget_that_it_is_no_use() -> None:
+    down = errors.response(domain.UpstreamUnavailable("x", "big", "rate_limited", 7), "r1").headers
+    assert down["retry-after"] == "7"
+    spent = errors.response(domain.OverBudget("x", "big", "day", 9.0), "r1").headers
+    assert spent["x-should-retry"] == "false"
+    assert "retry-after" not in spent
 
 
 def test_a_wrong_method_names_the_right_ones() -> None:

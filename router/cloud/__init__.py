@@ -1,0 +1,1 @@
+"""Upstreams beyond this machine: relay, breaker, spend. Who answers is decided above; what leaves is decided here."""
