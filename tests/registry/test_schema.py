@@ -62,20 +62,6 @@ def test_one_stop_text_is_a_list_of_one() -> None:
     assert schema.Params.model_validate({"stop": ["x", "y"]}).stop == ["x", "y"]
 
 
-@pytest.mark.parametrize("name", ["a", "llama-3.1-8b", "org/model:latest", "m@1+x", "x" * 128])
-def test_names_that_clients_use_are_names(name: str) -> None:
-    assert schema.NAME.fullmatch(name)
-    assert model(aliases=[name]).aliases == [name]
-
-
-@pytest.mark.parametrize(
-    "name", ["", "-a", "a/", "a b", "a\n", "ü", "x" * 129, "a//b", "a/../b", "*", "a\x00"]
-)
-def test_other_names_are_refused(name: str) -> None:
-    with pytest.raises(ValidationError):
-        model(aliases=[name])
-
-
 @pytest.mark.parametrize(
     "keys",
     [
