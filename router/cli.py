@@ -99,12 +99,18 @@ def serve(
 def check(registry: RegistryFile = DEFAULT_REGISTRY, as_json: AsJson = False) -> None:
     """Validate a registry with the code path of a live reload; show what each model needs."""
     from router import display
-    from router.registry import loader
+    from router.registry import fit, loader
     from router.settings import cache_home
     from router.sizing import devices
 
     with _exits(as_json, RegistryInvalid, 2):
         loaded = loader.load(registry, devices.detect(), cache_home())
+        try:
+            loaded = fit.judge(loaded)
+        except RegistryInvalid:
+            if not as_json:  # the bytes say which of the pinned ones to change
+                display.show(display.footprints(loaded))
+            raise
     if as_json:
         _print_json(display.registry_facts(loaded))
     else:

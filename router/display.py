@@ -82,7 +82,7 @@ def footprints(registry: Registry) -> Table:
     for model in registry.models.values():
         need = model.footprint
         parts = (need.weights, need.kv_cache, need.compute + need.overhead, need.total)
-        cells = ["-"] * len(parts) if model.problem else [size(part) for part in parts]
+        cells = [size(part) if need.total else "-" for part in parts]
         slots = f"{model.engine.context} x {model.engine.slots}"
         _row(table, model.name, *cells, slots, _fits(model, registry.budget))
     return table

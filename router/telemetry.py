@@ -17,6 +17,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Summary,
     disable_created_metrics,
     generate_latest,
 )
@@ -25,14 +26,14 @@ from router import __version__
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-# Few buckets where there is a model label: series are promised to stay under 40 a model (G21).
-_LOAD_BUCKETS = (0.5, 2.0, 8.0, 30.0, 120.0)
+# No buckets and no second long label where there is a model label: at most 40 series a model (G21).
+_LOAD_BUCKETS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 60.0, 120.0)
 _WAIT_BUCKETS = (0.01, 0.05, 0.25, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 120.0)
 _FIRST_TOKEN_BUCKETS = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 120.0)
 _INTER_TOKEN_BUCKETS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 1.0, 5.0)
 
 
-_Metric = TypeVar("_Metric", Counter, Gauge, Histogram)
+_Metric = TypeVar("_Metric", Counter, Gauge, Histogram, Summary)
 
 
 class Metrics:
@@ -42,25 +43,36 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry(auto_describe=True)
         self._refreshers: list[Callable[[], None]] = []
-        self._by_model: list[Counter | Gauge | Histogram] = []
+        self._by_model: list[Counter | Gauge | Histogram | Summary] = []
         self.swaps = self._counter("router_swaps", "Models brought into memory", "model", "reason")
         """reason: request | preload | operator"""
         self.evictions = self._counter("router_evictions", "Models that left memory", "model", "reason")
         """reason: idle (ttl) | requested | pressure | changed | crashed | oom"""
         self.worker_restarts = self._counter("router_worker_restarts", "Workers that died unasked", "model")
-        self.requests = self._counter(
-            "router_requests", "Requests by outcome", "model", "route", "code", "finish"
+        self.requests = self._counter("router_requests", "Requests by outcome", "model", "code", "finish")
+        """code: HTTP status; finish: stop | length | error | left"""
+        self.route_requests = self._counter(
+            "router_route_requests", "The same requests by endpoint", "route", "code"
         )
-        """route: chat | completions | embeddings; code: HTTP status; finish: stop | length | error | left"""
+        """route: chat | completions | embeddings"""
         self.tokens = self._counter("router_tokens", "Tokens by direction", "model", "direction")
         """direction: prompt | completion"""
         self.prompt_cache_tokens = self._counter(
             "router_prompt_cache_tokens", "Prompt tokens found in a slot and not computed again", "model"
         )
-        self.load_seconds = self._histogram(
-            "router_load_seconds", "Time to bring a model into memory", _LOAD_BUCKETS, "model", "phase"
+        self.load_seconds = self._kept(
+            Summary(
+                "router_load_seconds",
+                "Time to bring a model into memory",
+                ("model", "phase"),
+                registry=self.registry,
+            ),
+            ("model", "phase"),
         )
         """phase: start (process and its greeting) | weights"""
+        self.load_phase_seconds = self._histogram(
+            "router_load_phase_seconds", "The same for all models, in buckets", _LOAD_BUCKETS, "phase"
+        )
         self.queue_wait = self._histogram("router_queue_wait_seconds", "Wait for a lease", _WAIT_BUCKETS)
         self.first_token = self._histogram(
             "router_time_to_first_token_seconds", "Request to first token", _FIRST_TOKEN_BUCKETS
@@ -79,6 +91,10 @@ class Metrics:
         """outcome: applied | refused"""
         info = self._gauge("router_build_info", "1, with the version as a label", "version")
         info.labels(__version__).set(1)
+
+    def observe_load(self, model: str, phase: str, seconds: float) -> None:
+        self.load_seconds.labels(model, phase).observe(seconds)
+        self.load_phase_seconds.labels(phase).observe(seconds)
 
     def on_scrape(self, refresh: Callable[[], None]) -> None:
         """Register a function that brings gauges up to date just before they are read."""

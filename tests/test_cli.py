@@ -160,6 +160,33 @@ def test_check_of_a_model_without_its_file_ends_with_2_and_names_it(registry: Pa
     assert "a.gguf" in result.stderr
 
 
+def test_check_of_a_model_that_does_not_fit_ends_with_2_and_shows_its_bytes(registry: Path) -> None:
+    registry.write_text(
+        "version: 1\ndevices: {host: {budget: 10KiB}}\nmodels:\n  a: {path: a.gguf, context: 256}\n"
+    )
+    result = run("check", str(registry))
+    assert result.exit_code == 2
+    assert ":4:" in result.stderr
+    assert "the budget of host is" in result.stderr
+    assert "MiB" in result.stdout
+    (model,) = json.loads(run("check", "--json", str(registry)).stdout)["models"]
+    assert model["fits"] is False
+    assert "the budget of host is" in model["problem"]
+
+
+def test_check_of_pins_that_exclude_each_other_says_their_sum_as_serve_does(registry: Path) -> None:
+    one = json.loads(run("check", "--json", str(registry)).stdout)["models"][0]["bytes"]["total"]
+    models = "".join(f"  {n}: {{path: a.gguf, context: 256, pinned: true}}\n" for n in "ab")
+    registry.write_text(f"version: 1\ndevices: {{host: {{budget: {one * 3 // 2}}}}}\nmodels:\n{models}")
+    result = run("check", str(registry))
+    assert result.exit_code == 2
+    assert ":4:" in result.stderr
+    assert ":5:" in result.stderr
+    assert "all pinned models together need" in result.stderr
+    assert result.stdout.count("256 x") == 2
+    assert len(json.loads(run("check", "--json", str(registry)).stdout)["errors"]) == 2
+
+
 def test_check_of_a_registry_that_is_not_there_ends_with_2(tmp_path: Path) -> None:
     result = run("check", str(tmp_path / "nowhere.yaml"))
     assert result.exit_code == 2

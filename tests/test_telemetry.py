@@ -7,9 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from prometheus_client import Counter, Gauge, Histogram, Summary
 from prometheus_client.parser import text_string_to_metric_families
 
 from router import __version__
+from router.api.app import TABLE as ROUTES
+from router.api.errors import TABLE, UNEXPECTED
 from router.telemetry import Metrics, configure_logging, logger
 
 
@@ -33,24 +36,25 @@ def test_metrics_have_the_names_that_dashboards_know() -> None:
     metrics.swaps.labels("m", "request").inc()
     metrics.evictions.labels("m", "idle").inc()
     metrics.worker_restarts.labels("m").inc()
-    metrics.requests.labels("m", "chat", "200", "stop").inc()
+    metrics.requests.labels("m", "200", "stop").inc()
+    metrics.route_requests.labels("chat", "200").inc()
     metrics.tokens.labels("m", "prompt").inc()
     metrics.prompt_cache_tokens.labels("m").inc()
-    metrics.load_seconds.labels("m", "weights").observe(1)
+    metrics.observe_load("m", "weights", 1.0)
     metrics.device_bytes.labels("host", "budget").set(1)
     metrics.model_bytes.labels("m", "estimated").set(1)
     metrics.registry_reloads.labels("applied").inc()
     names = scraped(metrics)
-    assert names["router_requests_total"] == [
-        {"model": "m", "route": "chat", "code": "200", "finish": "stop"}
-    ]
+    assert names["router_requests_total"] == [{"model": "m", "code": "200", "finish": "stop"}]
     assert names["router_swaps_total"] == [{"model": "m", "reason": "request"}]
     assert {
         "router_evictions_total",
         "router_worker_restarts_total",
         "router_tokens_total",
         "router_prompt_cache_tokens_total",
-        "router_load_seconds_bucket",
+        "router_route_requests_total",
+        "router_load_seconds_sum",
+        "router_load_phase_seconds_bucket",
         "router_queue_wait_seconds_count",
         "router_time_to_first_token_seconds_count",
         "router_inter_token_seconds_count",
@@ -60,6 +64,63 @@ def test_metrics_have_the_names_that_dashboards_know() -> None:
     } <= names.keys()
     assert names["router_build_info"] == [{"version": __version__}]
     assert not any(name.endswith("_created") for name in names)
+
+
+def worst_case(metrics: Metrics, model: str) -> None:
+    """Everything that can ever be said of one model: each status of an error, each end, each reason."""
+    finishes = ("stop", "length", "error", "left")
+    refused = {str(row.status) for row in (*TABLE.values(), UNEXPECTED)}
+    outcomes = [*(("200", f) for f in finishes), *((code, "error") for code in refused), ("499", "left")]
+    for code, finish in outcomes:
+        metrics.requests.labels(model, code, finish).inc()
+        for route in {row.counted for row in ROUTES if row.counted}:
+            metrics.route_requests.labels(route, code).inc()
+    for reason in ("request", "preload", "operator"):
+        metrics.swaps.labels(model, reason).inc()
+    for reason in ("idle", "requested", "pressure", "changed", "crashed", "oom"):
+        metrics.evictions.labels(model, reason).inc()
+    for direction in ("prompt", "completion"):
+        metrics.tokens.labels(model, direction).inc()
+    for phase in ("start", "weights"):
+        metrics.observe_load(model, phase, 1.0)
+    for kind in ("estimated", "measured"):
+        metrics.model_bytes.labels(model, kind).set(1)
+    for once in (metrics.worker_restarts, metrics.prompt_cache_tokens):
+        once.labels(model).inc()
+    for gauge in (metrics.model_loaded, metrics.slots_busy, metrics.waiting):
+        gauge.labels(model).set(1)
+
+
+def series(metrics: Metrics) -> int:
+    return sum(map(len, scraped(metrics).values()))
+
+
+def test_a_model_has_at_most_40_series_whatever_happens_to_it() -> None:
+    metrics = Metrics()
+    before = series(metrics)
+    worst_case(metrics, "first")
+    shared = series(metrics)
+    worst_case(metrics, "second")
+    assert series(metrics) - shared <= 40
+    assert before < shared <= 40 + 200
+    metrics.forget("second")
+    assert series(metrics) == shared
+
+
+def test_no_metric_of_a_model_was_left_out_of_the_worst_case() -> None:
+    metrics = Metrics()
+    worst_case(metrics, "m")
+    described = {name for name, labels in labelled(metrics).items() if "model" in labels}
+    said = {family for family, labels in scraped(metrics).items() if any("model" in one for one in labels)}
+    assert {n for n in described if not any(s.startswith(n) for s in said)} == set()
+
+
+def labelled(metrics: Metrics) -> dict[str, tuple[str, ...]]:
+    """Metric name -> its labels."""
+    held = (
+        value for value in vars(metrics).values() if isinstance(value, Counter | Gauge | Histogram | Summary)
+    )
+    return {metric._name: metric._labelnames for metric in held}
 
 
 def test_two_gateways_in_one_process_do_not_meet() -> None:

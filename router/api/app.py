@@ -27,7 +27,7 @@ Handler = Callable[[Request, House, Record], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`counted` is the `route` label in router_requests_total; rows without one are not counted."""
+    """`counted` is the `route` label in router_route_requests_total; rows without one are not counted."""
 
     path: str
     methods: Mapping[str, Handler]

@@ -46,7 +46,7 @@ class Outermost:
     """
     Gives the request its id and record, answers what went wrong below, then logs and counts it: exactly once.
 
-    `counted`: path -> the `route` label; POSTs of these paths are in router_requests_total.
+    `counted`: path -> the `route` label; POSTs of these paths are counted as requests.
     """
 
     def __init__(self, app: ASGIApp, house: House, counted: Mapping[str, str]) -> None:
@@ -97,7 +97,8 @@ class Outermost:
         route = self._counted.get(scope["path"])
         if route is not None and scope["method"] == "POST":
             model = record.model.name if record.model else "unknown"
-            self._house.metrics.requests.labels(model, route, str(status), record.finish or "error").inc()
+            self._house.metrics.requests.labels(model, str(status), record.finish or "error").inc()
+            self._house.metrics.route_requests.labels(route, str(status)).inc()
 
 
 class _Sender:

@@ -100,7 +100,7 @@ class ProcessLauncher:
         return WorkerClient(process, loaded.facts, loaded.resident)
 
     def _observe(self, model: LocalModel, phase: str, began: float) -> None:
-        self._metrics.load_seconds.labels(model.name, phase).observe(time.monotonic() - began)
+        self._metrics.observe_load(model.name, phase, time.monotonic() - began)
 
 
 class _Loading:

@@ -20,11 +20,11 @@ async def house() -> AsyncIterator[Scene]:
         yield running
 
 
-def outcomes(house: Scene) -> dict[tuple[str, str, str, str], float]:
-    """(model, route, code, finish) -> count."""
+def outcomes(house: Scene) -> dict[tuple[str, str, str], float]:
+    """(model, code, finish) -> count."""
     samples = (s for m in house.house.metrics.registry.collect() for s in m.samples)
     return {
-        (s.labels["model"], s.labels["route"], s.labels["code"], s.labels["finish"]): s.value
+        (s.labels["model"], s.labels["code"], s.labels["finish"]): s.value
         for s in samples
         if s.name == "router_requests_total"
     }
@@ -51,12 +51,12 @@ async def test_each_outcome_is_counted_once(house: Scene) -> None:
     await house.chat(model="nobody")
     await house.ask("POST", "/v1/chat/completions", b"{")
     assert outcomes(house) == {
-        (A.name, "chat", "200", "stop"): 1,
-        (A.name, "chat", "200", "length"): 1,
-        (A.name, "chat", "400", "error"): 1,
-        (A.name, "chat", "200", "error"): 1,
-        ("unknown", "chat", "404", "error"): 1,
-        ("unknown", "chat", "400", "error"): 1,
+        (A.name, "200", "stop"): 1,
+        (A.name, "200", "length"): 1,
+        (A.name, "400", "error"): 1,
+        (A.name, "200", "error"): 1,
+        ("unknown", "404", "error"): 1,
+        ("unknown", "400", "error"): 1,
     }
     assert leases(house) == 0
 
@@ -182,7 +182,7 @@ async def test_a_client_that_leaves_while_it_waits_frees_its_place_at_once(house
     call.leave()
     await call.done()
     assert house.house.residency.view().waiting == {}
-    assert outcomes(house) == {(A.name, "chat", "499", "left"): 1}
+    assert outcomes(house) == {(A.name, "499", "left"): 1}
 
 
 async def test_a_client_that_leaves_while_it_is_answered_frees_its_slot(house: Scene) -> None:
@@ -194,7 +194,7 @@ async def test_a_client_that_leaves_while_it_is_answered_frees_its_slot(house: S
     await call.done()
     assert leases(house) == 0
     assert house.launcher.worker().running == 0
-    assert outcomes(house) == {(A.name, "chat", "200", "left"): 1}
+    assert outcomes(house) == {(A.name, "200", "left"): 1}
 
 
 async def test_a_reader_that_leaves_the_tail_lying_holds_no_slot(house: Scene) -> None:
