@@ -44,6 +44,11 @@ class Metrics:
         self.registry = CollectorRegistry(auto_describe=True)
         self._refreshers: list[Callable[[], None]] = []
         self._by_model: list[Counter | Gauge | Histogram | Summary] = []
+        self._add_counters()
+        self._add_times()
+        self._add_gauges()
+
+    def _add_counters(self) -> None:
         self.swaps = self._counter("router_swaps", "Models brought into memory", "model", "reason")
         """reason: request | preload | operator"""
         self.evictions = self._counter("router_evictions", "Models that left memory", "model", "reason")
@@ -60,6 +65,10 @@ class Metrics:
         self.prompt_cache_tokens = self._counter(
             "router_prompt_cache_tokens", "Prompt tokens found in a slot and not computed again", "model"
         )
+        self.registry_reloads = self._counter("router_registry_reloads", "Registry edits seen", "outcome")
+        """outcome: applied | refused"""
+
+    def _add_times(self) -> None:
         self.load_seconds = self._kept(
             Summary(
                 "router_load_seconds",
@@ -80,6 +89,8 @@ class Metrics:
         self.inter_token = self._histogram(
             "router_inter_token_seconds", "Time between the tokens of an answer", _INTER_TOKEN_BUCKETS
         )
+
+    def _add_gauges(self) -> None:
         self.device_bytes = self._gauge("router_device_bytes", "Bytes of a device's memory", "device", "kind")
         """kind: budget | used (resident) | reserved (loading, leaving) | free"""
         self.model_bytes = self._gauge("router_model_bytes", "Bytes a model needs", "model", "kind")
@@ -87,8 +98,6 @@ class Metrics:
         self.model_loaded = self._gauge("router_model_loaded", "1 while the model is ready", "model")
         self.slots_busy = self._gauge("router_slots_busy", "Slots with a running request", "model")
         self.waiting = self._gauge("router_waiting_requests", "Requests that wait for a lease", "model")
-        self.registry_reloads = self._counter("router_registry_reloads", "Registry edits seen", "outcome")
-        """outcome: applied | refused"""
         info = self._gauge("router_build_info", "1, with the version as a label", "version")
         info.labels(__version__).set(1)
 
