@@ -17,6 +17,7 @@ from typing import Protocol
 import msgspec
 import uvicorn
 
+from router.api import origins
 from router.api.app import House, build
 from router.domain.errors import RouterError
 from router.domain.models import EngineOptions, Footprint, LocalModel
@@ -54,6 +55,7 @@ async def serve(settings: Settings, ready: Callable[[Registry, str], None] | Non
 
     Raises RegistryInvalid or CannotServe before anything is served.
     """
+    check_origins(settings)
     metrics = Metrics()
     listener = listen(settings.host, settings.port)
     with contextlib.closing(listener):
@@ -226,7 +228,7 @@ def _cannot_listen(host: str, port: int, error: OSError) -> str:
 
 def check_open(settings: Settings, registry: Registry) -> None:
     """Without keys the gateway serves this machine only, unless the operator says otherwise."""
-    if registry.keys or settings.allow_open or _is_loopback(settings.host):
+    if registry.keys or settings.allow_open or settings.loopback:
         return
     raise CannotServe(
         f"{settings.host} is not a loopback address and the registry has no keys: "
@@ -234,8 +236,11 @@ def check_open(settings: Settings, registry: Registry) -> None:
     )
 
 
-def _is_loopback(host: str) -> bool:
-    return host in {"localhost", "::1"} or host.startswith("127.")
+def check_origins(settings: Settings) -> None:
+    """Raises CannotServe for what no browser would ever send: the operator would wonder why it is refused."""
+    for origin in settings.cors_origins:
+        if found := origins.problem(origin):
+            raise CannotServe(f"--cors-origin {found}")
 
 
 def _url(listener: socket.socket) -> str:

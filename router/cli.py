@@ -38,6 +38,14 @@ LOCAL = "http://127.0.0.1:8080"
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Url = Annotated[str, typer.Option(envvar="ROUTER_URL", help="The running gateway.")]
 ApiKey = Annotated[str, typer.Option("--key", envvar="ROUTER_API_KEY", help="A key of its registry.")]
+Hosts = Annotated[
+    list[str] | None,
+    typer.Option(envvar="ROUTER_ALLOW_HOST", help="A name it answers to without keys; repeat for more."),
+]
+Origins = Annotated[
+    list[str] | None,
+    typer.Option(envvar="ROUTER_CORS_ORIGIN", help="A web page's origin that may use it, or *; repeat."),
+]
 RegistryFile = Annotated[Path, typer.Argument(envvar="ROUTER_REGISTRY", help="The registry to look at.")]
 
 
@@ -61,6 +69,8 @@ def serve(
     allow_open: Annotated[
         bool, typer.Option(envvar="ROUTER_ALLOW_OPEN", help="Serve other machines without keys.")
     ] = False,
+    allow_host: Hosts = None,
+    cors_origin: Origins = None,
     spares: Annotated[int, typer.Option(envvar="ROUTER_SPARES", min=0, max=8, help="Warm workers.")] = 1,
     backend: Annotated[Literal["llama", "echo"], typer.Option(help="echo: no model, for tests.")] = "llama",
     as_json: Annotated[bool, typer.Option("--json", help="JSON log lines and a JSON ready line.")] = False,
@@ -79,6 +89,8 @@ def serve(
         log_json=True if as_json else None,
         drain_seconds=drain,
         allow_open=allow_open,
+        allow_hosts=tuple(allow_host or ()),
+        cors_origins=tuple(cors_origin or ()),
         spares=spares,
         backend=backend,
     )

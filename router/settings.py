@@ -33,8 +33,17 @@ class Settings(msgspec.Struct, frozen=True):
     """How long a stream may wait for its first token before the status line is committed to 200."""
     allow_open: bool = False
     """Serve on an address that is not loopback without keys."""
+    allow_hosts: tuple[str, ...] = ()
+    """Names under which a gateway without keys answers, besides those of loopback."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins of the web pages that may use the gateway; "*" for all."""
     spares: int = 1
     """Warm workers without a model."""
     backend: Literal["llama", "echo"] = "llama"
     """"echo" serves without llama.cpp: for tests of the house itself."""
     cache: Path = msgspec.field(default_factory=cache_home)
+
+    @property
+    def loopback(self) -> bool:
+        """Only this machine reaches the address that is listened on."""
+        return self.host in {"localhost", "::1"} or self.host.startswith("127.")

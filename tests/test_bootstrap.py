@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from router.bootstrap import CannotServe, Ends, Refiner, check_open, listen
+from router.bootstrap import CannotServe, Ends, Refiner, check_open, check_origins, listen
 from router.domain.models import EngineOptions, Footprint, Limits, LocalModel
 from router.registry.loader import Key, Registry
 from router.settings import Settings
@@ -55,6 +55,12 @@ def test_other_addresses_need_keys_or_a_word_from_the_operator() -> None:
         check_open(Settings(registry=Path(), host="0.0.0.0"), registry())
     check_open(Settings(registry=Path(), host="0.0.0.0"), registry(keys=(KEY,)))
     check_open(Settings(registry=Path(), host="0.0.0.0", allow_open=True), registry())
+
+
+def test_an_origin_that_no_browser_sends_is_refused_at_the_start() -> None:
+    check_origins(Settings(registry=Path(), cors_origins=("https://chat.example", "*")))
+    with pytest.raises(CannotServe, match=r"--cors-origin 'https://chat\.example/' is no origin"):
+        check_origins(Settings(registry=Path(), cors_origins=("https://chat.example/",)))
 
 
 async def test_the_first_signal_asks_and_the_second_hurries() -> None:

@@ -39,3 +39,9 @@ def test_the_defaults_serve_this_machine_only() -> None:
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         Settings(registry=Path("registry.yaml")).port = 1  # type: ignore[misc]
+
+
+def test_loopback_is_what_only_this_machine_reaches() -> None:
+    hosts = ("127.0.0.1", "127.8.0.1", "localhost", "::1", "0.0.0.0", "::", "192.168.1.2")
+    found = [Settings(registry=Path("registry.yaml"), host=host).loopback for host in hosts]
+    assert found == [True, True, True, True, False, False, False]

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
@@ -17,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from router.api import openai, openapi, operations
 from router.api.errors import NoSuchPath, WrongMethod
+from router.api.exchange import FACTS
 from router.api.house import House, Record
 from router.api.middleware import BodyLimit, Guard, Outermost, record_of
 
@@ -78,7 +80,21 @@ def build(house: House) -> ASGIApp:
     router = Router(routes, redirect_slashes=False, default=_nowhere, lifespan=lifespan)
     limited = BodyLimit(router, house.settings.max_body)
     counted = {row.path: row.counted for row in TABLE if row.counted}
-    return Outermost(Guard(limited, house), house, counted)
+    return _cross_origin(Outermost(Guard(limited, house), house, counted), house.settings.cors_origins)
+
+
+def _cross_origin(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
+    """Around everything, so that a page can read errors too. Nothing is sent where no page is allowed."""
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=("GET", "HEAD", "POST"),
+        allow_headers=("*",),
+        allow_private_network=True,
+        expose_headers=("retry-after", "x-request-id", "x-should-retry", *FACTS),
+    )
 
 
 class _Endpoint:

@@ -27,6 +27,14 @@ class NotAllowed(domain.RouterError):
     """The key is good; what was asked is not among its models."""
 
 
+class WrongHost(domain.InvalidRequest):
+    """The Host header names somebody else: most likely a page that rebound its name to this address."""
+
+
+class ForeignPage(domain.InvalidRequest):
+    """A browser sent it for a page of an origin that is not allowed."""
+
+
 class BodyTooLarge(domain.InvalidRequest):
     """The body has more bytes than the gateway takes."""
 
@@ -76,6 +84,8 @@ TABLE: dict[type[domain.RouterError], Row] = {
     domain.RegistryInvalid: Row(422, _CALLER, "registry_invalid"),
     BadKey: Row(401, "authentication_error", "invalid_api_key"),
     NotAllowed: Row(403, "permission_error", "model_not_allowed"),
+    WrongHost: Row(421, _CALLER, "wrong_host"),
+    ForeignPage: Row(403, "permission_error", "origin_not_allowed"),
     BodyTooLarge: Row(413, _CALLER, "request_too_large"),
     BodyTooSlow: Row(408, _CALLER, "request_timeout"),
     NoSuchPath: Row(404, _CALLER, "not_found"),

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from router.api import errors
+from router.api import errors, origins
 from router.api.errors import BadKey, BodyTooLarge, BodyTooSlow
 from router.api.exchange import note
 from router.api.house import House, Record
@@ -124,7 +124,11 @@ def _request_id(scope: Scope) -> str:
 
 
 class Guard:
-    """One Host, and a key where the registry has keys. Raises InvalidRequest or BadKey."""
+    """
+    One Host; a key where the registry has keys, and where it has none no page of a stranger.
+
+    Raises InvalidRequest, BadKey, WrongHost or ForeignPage.
+    """
 
     def __init__(self, app: ASGIApp, house: House) -> None:
         self._app = app
@@ -135,9 +139,19 @@ class Guard:
             if len(header(scope, b"host")) > 1:
                 raise InvalidRequest("The request has more than one Host header.")
             keys = self._house.catalog.current.keys
-            if keys and scope["path"] not in OPEN_PATHS:
+            if not keys:
+                self._check_page(scope)
+            elif scope["path"] not in OPEN_PATHS:
                 record_of(scope).key = _key(scope, keys)
         await self._app(scope, receive, send)
+
+    def _check_page(self, scope: Scope) -> None:
+        settings = self._house.settings
+        host = _first(scope, b"host")
+        origins.check_host(host, settings.loopback, settings.allow_hosts)
+        origins.check_page(
+            host, _first(scope, b"origin"), _first(scope, b"sec-fetch-site"), settings.cors_origins
+        )
 
 
 def _key(scope: Scope, keys: Sequence[Key]) -> Key:
@@ -200,6 +214,11 @@ class BodyLimit:
 
     def _too_large(self) -> RouterError:
         return BodyTooLarge(f"The body may have {self._most} bytes.")
+
+
+def _first(scope: Scope, name: bytes) -> str | None:
+    found = header(scope, name)
+    return found[0].decode("latin-1") if found else None
 
 
 def header(scope: Scope, name: bytes) -> list[bytes]:

@@ -8,7 +8,16 @@ from collections.abc import Iterator
 import pytest
 
 from router.api import errors
-from router.api.errors import TABLE, BadKey, BodyTooLarge, NoSuchPath, NotAllowed, WrongMethod
+from router.api.errors import (
+    TABLE,
+    BadKey,
+    BodyTooLarge,
+    ForeignPage,
+    NoSuchPath,
+    NotAllowed,
+    WrongHost,
+    WrongMethod,
+)
 from router.domain import errors as domain
 
 
@@ -46,6 +55,8 @@ CASES = [
     (domain.RegistryInvalid(["x"]), 422, "invalid_request_error", "registry_invalid", None),
     (BadKey("x"), 401, "authentication_error", "invalid_api_key", None),
     (NotAllowed("x"), 403, "permission_error", "model_not_allowed", None),
+    (WrongHost("x"), 421, "invalid_request_error", "wrong_host", None),
+    (ForeignPage("x"), 403, "permission_error", "origin_not_allowed", None),
     (BodyTooLarge("x"), 413, "invalid_request_error", "request_too_large", None),
     (NoSuchPath("x"), 404, "invalid_request_error", "not_found", None),
     (WrongMethod("GET", "/x", ("POST",)), 405, "invalid_request_error", "method_not_allowed", None),
