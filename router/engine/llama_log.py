@@ -12,9 +12,12 @@ import sys
 
 # An abort under ggml runs gdb on its own process if there is one, and hangs there.
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
-# Threads that spin at OpenMP's barriers wait for each other's time slices as soon as anything else runs on the
-# cores, a second model say: measured on two busy cores, 8 streams fell from 60 tokens/s to 4.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# How long OpenMP's threads spin at a barrier before they sleep. The library's default (for ever, nearly) starves
+# whoever shares the cores, a second model say: 8 streams beside 8 fell from 100 tokens/s to 5. Not to spin at all
+# costs a wake-up an operation: one stream falls from 130 tokens/s to 45. 200 rounds gave 130 alone and 101 beside
+# another (SmolLM2-135M Q8_0, two cores). Who sets either variable has decided.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "200")
 
 import llama_cpp as llama
 

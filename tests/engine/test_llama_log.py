@@ -62,11 +62,19 @@ def test_bytes_that_are_no_text_are_no_error(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err == "llama.cpp: \ufffd\n"
 
 
-def test_the_environment_is_set_before_the_library_reads_it_and_yields_to_the_operator():
-    script = "import os, router.engine.llama_log; print(os.environ['OMP_WAIT_POLICY'], os.environ['GGML_NO_BACKTRACE'])"
-    clean = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GGML_NO_BACKTRACE")}
-    for more, expected in (({}, "passive 1"), ({"OMP_WAIT_POLICY": "active"}, "active 1")):
-        done = subprocess.run(
-            [sys.executable, "-c", script], env=clean | more, capture_output=True, text=True
-        )
-        assert done.stdout.split("\n")[0] == expected, done.stderr
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({}, "None 200 1"),
+        ({"OMP_WAIT_POLICY": "active"}, "active None 1"),
+        ({"GOMP_SPINCOUNT": "7"}, "None 7 1"),
+    ],
+)
+def test_the_environment_is_set_before_the_library_reads_it_and_yields_to_the_operator(
+    more: dict[str, str], expected: str
+):
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "GGML_NO_BACKTRACE")
+    script = f"import os, router.engine.llama_log; print(*(os.environ.get(name) for name in {names}))"
+    clean = {name: value for name, value in os.environ.items() if name not in names}
+    done = subprocess.run([sys.executable, "-c", script], env=clean | more, capture_output=True, text=True)
+    assert done.stdout.split("\n")[0] == expected, done.stderr
