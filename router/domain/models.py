@@ -8,6 +8,8 @@ from typing import Literal
 
 import msgspec
 
+from router.domain.routes import CloudMode, Spill
+
 KvType = Literal["f16", "q8_0", "q4_0"]
 FlashAttention = Literal["auto", "on", "off"]
 
@@ -97,6 +99,11 @@ class LocalModel(msgspec.Struct, frozen=True):
     priority: int = 0
     params: SamplingDefaults = SamplingDefaults()
     sha256: str | None = None
+    cloud: CloudMode = "never"
+    fallback: tuple[str, ...] = ()
+    """Names of models and upstreams that answer instead, best first."""
+    spill: Spill | None = None
+    """Set if and only if `cloud` is spill."""
     problem: str | None = None
     """Why the model cannot be loaded as the registry names it (a missing file, say); None when it can."""
 

@@ -81,6 +81,8 @@ class Upstream(msgspec.Struct, frozen=True):
     """The field that carries it where the client sent neither."""
     context: int | None = None
     """Tokens of prompt and answer together, as far as the operator told."""
+    retains: bool = True
+    """False when the operator knows that it keeps nothing of a request."""
     peer: bool = False
     """Another gateway: its `/v1/models` says what is resident."""
 

@@ -100,7 +100,7 @@ Text = Annotated[
     Field(min_length=1, max_length=4096),
     checked(lambda text: None if text.isprintable() else "expected text without control characters"),
 ]
-Budget = Annotated[int | Share, *quantity(quantities.budget, _BYTES, _SIZE, _SHARE)]
+DeviceBudget = Annotated[int | Share, *quantity(quantities.budget, _BYTES, _SIZE, _SHARE)]
 Duration = Annotated[float, *quantity(quantities.duration, _DURATION)]
 Pause = Annotated[float, *quantity(_some_wait, _DURATION)]
 Ttl = Annotated[float | None, *quantity(_ttl, _DURATION, {"const": "never"})]

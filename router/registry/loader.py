@@ -25,7 +25,9 @@ from router.domain.models import (
     ModelCard,
     SamplingDefaults,
 )
-from router.registry import document, explain, files, memory, names, schema
+from router.domain.routes import Route
+from router.domain.upstreams import Upstream
+from router.registry import beyond, document, explain, files, memory, names, quality, schema, trust
 from router.registry.document import Document, DocumentInvalid, Position, Problem
 from router.registry.document import Path as KeyPath
 from router.registry.memory import Memory
@@ -49,6 +51,10 @@ class Key:
     name: str
     sha256: str
     models: tuple[str, ...]
+    cloud: bool = True
+    """False: none of its requests leaves this machine."""
+    rpm: int | None = None
+    """Requests a minute; None = any number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,7 @@ class Registry:
     models: Mapping[str, LocalModel]
     """In the order of the file."""
     aliases: Mapping[str, str]
-    """Alias -> name of its model."""
+    """Alias -> name of its model, upstream or route."""
     device: Device
     budget: int
     """Bytes of the device that models may hold."""
@@ -71,6 +77,9 @@ class Registry:
     """Model -> `file:line:column: models.name`, to begin a message with."""
     written: Mapping[str, str] = field(default_factory=dict)
     """Model -> what the file says of its process, as one text: equal texts are an unchanged model."""
+    upstreams: Mapping[str, Upstream] = field(default_factory=dict)
+    """Cloud entries, then the models of peers as `peer/model`."""
+    routes: Mapping[str, Route] = field(default_factory=dict)
 
     def with_models(self, models: Mapping[str, LocalModel], warnings: Sequence[str] = ()) -> Registry:
         """The same registry with other values for its models, and more to warn of."""
@@ -134,13 +143,16 @@ class _Load:
         share = self._memory(written)
         limits = _limits(written.limits)
         self._problems += names.limits(self._text, limits)
+        aliases = beyond.aliases(written)
         models = {
-            name: self._model(name, model, written.defaults or schema.Engine(), share)
+            name: self._model(name, model, written.defaults or schema.Engine(), share, aliases)
             for name, model in written.models.items()
         }
+        upstreams = beyond.upstreams(written, self._path.parent)
+        routes = beyond.routes(written, aliases, upstreams)
+        self._check_beyond(written, models, routes, upstreams)
         if self._problems:
             raise _invalid(self._path, self._problems)
-        aliases = {alias: name for name, model in models.items() for alias in model.aliases}
         return Registry(
             path=self._path,
             models=MappingProxyType(models),
@@ -152,20 +164,24 @@ class _Load:
             warnings=tuple(w.line(str(self._path)) for w in document.in_order(self._warnings)),
             places={name: self._place(name) for name in models},
             written={name: _as_written(model, written.defaults) for name, model in written.models.items()},
+            upstreams=MappingProxyType(upstreams),
+            routes=MappingProxyType(routes),
         )
 
     def _written(self) -> schema.RegistryFile:
-        """The validated file, without the models at fault, so that the others can still be looked at."""
+        """The validated file, without the entries at fault, so that the others can still be looked at."""
         value = dict(self._text.value)
         found = self._validate(value)
         if isinstance(found, schema.RegistryFile):
             return found
         self._problems += found
-        faulty = {
-            p.path[1] for p in (*found, *self._text.problems) if p.path[:1] == ("models",) and len(p.path) > 1
-        }
-        if isinstance(models := value.get("models"), dict):
-            value["models"] = {name: model for name, model in models.items() if name not in faulty}
+        faulty = {p.path[:2] for p in (*found, *self._text.problems) if len(p.path) > 1}
+        for section in ("models", "cloud", "peers", "routes"):
+            if isinstance(entries := value.get(section), dict):
+                sound = {name: entry for name, entry in entries.items() if (section, name) not in faulty}
+                value[section] = sound
+                if not sound and section != "models":
+                    del value[section]
         again = self._validate(value)
         if isinstance(again, schema.RegistryFile):
             return again
@@ -188,7 +204,36 @@ class _Load:
             self._warn(path, chosen.warning)
         return chosen
 
-    def _model(self, name: str, model: schema.Model, defaults: schema.Engine, share: Memory) -> LocalModel:
+    def _check_beyond(
+        self,
+        written: schema.RegistryFile,
+        models: Mapping[str, LocalModel],
+        routes: Mapping[str, Route],
+        upstreams: Mapping[str, Upstream],
+    ) -> None:
+        """What may leave this machine, and whether candidates are good enough for their route."""
+        for said in (*beyond.problems(written), *trust.problems(models, routes, upstreams)):
+            self._problem(*said)
+        for said in (
+            *beyond.warnings(written, self._path.parent),
+            *trust.warnings(models, routes, upstreams),
+        ):
+            self._warn(*said)
+        for name, route in (written.routes or {}).items():
+            local = [models[c] for c in routes[name].candidates if c in models]
+            for reason in quality.demanded(local, route.min_quant):
+                self._problem(("routes", name, "min_quant"), reason)
+            for reason in quality.warnings(local, route.quality):
+                self._warn(("routes", name, "quality"), reason)
+
+    def _model(
+        self,
+        name: str,
+        model: schema.Model,
+        defaults: schema.Engine,
+        share: Memory,
+        aliases: Mapping[str, str],
+    ) -> LocalModel:
         file = files.find(model.path, self._path.parent, self._cache)
         if file.problem:
             self._warn(("models", name, "path"), file.problem)
@@ -196,7 +241,8 @@ class _Load:
         said = _Said(model, defaults)
         engine = self._engine(name, said, card)
         engine, footprint = self._placed(name, said, engine, file.header, share)
-        self._quality(name, model, card)
+        if reason := quality.warning(card.quantization, model.quality):
+            self._warn(("models", name, "quality"), reason)
         return LocalModel(
             name=name,
             path=str(file.path),
@@ -211,6 +257,9 @@ class _Load:
             priority=model.priority or 0,
             params=_params(defaults.params, model.params),
             sha256=model.sha256.lower() if model.sha256 else None,
+            cloud=model.cloud or "never",
+            fallback=tuple(aliases.get(other, other) for other in model.fallback or ()),
+            spill=beyond.spill(model.spill, model.cloud == "spill"),
             problem=file.problem,
         )
 
@@ -244,14 +293,6 @@ class _Load:
             layers = estimate.layers_that_fit(header, engine, share.budget, gpu=True)
         engine = msgspec.structs.replace(engine, gpu_layers=layers)
         return engine, estimate.formula(header, engine, gpu=gpu) if header else Footprint()
-
-    def _quality(self, name: str, model: schema.Model, card: ModelCard) -> None:
-        if model.quality == "agentic" and card.quantization.startswith(("Q2", "Q3", "IQ1", "IQ2", "IQ3")):
-            self._warn(
-                ("models", name, "quality"),
-                f"a {card.quantization} file loses the exactness that tool calls and long plans need: "
-                "use Q4 or better, or write quality: chat",
-            )
 
     def _place(self, name: str) -> str:
         position = self._text.key("models", name)
@@ -309,4 +350,4 @@ def _params(*sections: schema.Params | None) -> SamplingDefaults:
 
 def _key(key: schema.Key, aliases: Mapping[str, str]) -> Key:
     names_of_models = dict.fromkeys(aliases.get(name, name) for name in key.models)
-    return Key(key.name, key.sha256.lower(), tuple(names_of_models))
+    return Key(key.name, key.sha256.lower(), tuple(names_of_models), key.cloud, key.rpm)

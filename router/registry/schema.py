@@ -6,15 +6,17 @@ The one rule: shapes and single values only. What needs a file, a device or a se
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import ConfigDict, Discriminator, Field, Tag
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
-from pydantic_core import PydanticCustomError, core_schema
+from pydantic_core import core_schema
 
 from router.domain.models import FlashAttention, KvType
+from router.domain.routes import CloudMode, Quality
+from router.registry.cloud_schema import Budget, Cloud, Peer, Route, Spill
 from router.registry.fields import (
-    Budget,
+    DeviceBudget,
     Duration,
     GpuLayers,
     Name,
@@ -31,13 +33,6 @@ WORDS = frozenset({"flash_attention"})
 """Keys below which an unquoted `on` or `off` is a plain word."""
 
 
-def _local(value: object) -> object:
-    if value in ("fallback", "spill"):
-        reason = f"{value} is not supported yet; leave the key out, or write never"
-        raise PydanticCustomError("plain", "{reason}", {"reason": reason})
-    return value
-
-
 def _version(value: object) -> int:
     if type(value) is int and value == 1:
         return value
@@ -47,7 +42,7 @@ def _version(value: object) -> int:
 class Device(Section):
     """The memory that models share. Its name: gpu0, host, or auto (the first GPU, else host memory)."""
 
-    budget: Budget
+    budget: DeviceBudget
     """What models may hold of it in all: a share (80%) or bytes (9GiB). The rest is headroom."""
 
 
@@ -157,10 +152,17 @@ class Model(Engine):
     preload: bool | None = None
     """Loaded at the start of the gateway."""
     priority: Annotated[int, Field(ge=-100, le=100)] | None = None
-    quality: Literal["classify", "chat", "agentic"] | None = None
-    """What the model is good enough for."""
-    cloud: Annotated[Literal["never"], BeforeValidator(_local)] | None = None
-    """No byte of a request for it leaves this machine."""
+    quality: Quality | None = None
+    """What the model is good enough for. agentic and code: a file under Q4_K_M is a warning."""
+    cloud: CloudMode | None = None
+    """
+    never (default): no byte of a request for it leaves this machine, and no route with an upstream or a peer may hold
+    it. fallback: what cannot be served here may leave; spill: what would have to wait here, too. Where to: `fallback`.
+    """
+    fallback: Annotated[list[Name], Field(min_length=1, max_length=32)] | None = None
+    """Who answers instead, best first: other models, cloud entries, `peer/model`."""
+    spill: Spill | None = None
+    """Needs `cloud: spill`."""
 
 
 class Key(Section):
@@ -169,7 +171,13 @@ class Key(Section):
     name: Name
     sha256: Sha256
     models: list[Text] = Field(["*"], min_length=1)
-    """Models or aliases it may use; "*" is all."""
+    """Models, routes, cloud entries or aliases that it may ask for; "*" is all."""
+    cloud: bool = True
+    """false: none of its requests leaves this machine."""
+    budget: Budget | None = None
+    """What its requests may cost at each upstream, beside the upstream's own budget."""
+    rpm: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Requests a minute; more are answered 429 with a time to come back."""
 
 
 class RegistryFile(Section):
@@ -183,15 +191,18 @@ class RegistryFile(Section):
     limits: Limits | None = None
     defaults: Engine | None = None
     models: Annotated[dict[Name, Model], Field(min_length=1, max_length=1000)]
+    cloud: Annotated[dict[Name, Cloud], Field(min_length=1, max_length=200)] | None = None
+    """Models of OpenAI-compatible endpoints. Nothing goes there that a model, a route or a client does not name."""
+    peers: Annotated[dict[Name, Peer], Field(min_length=1, max_length=50)] | None = None
+    """Other gateways."""
+    routes: Annotated[dict[Name, Route], Field(min_length=1, max_length=200)] | None = None
+    """Virtual models."""
     keys: Annotated[list[Key], Field(min_length=1)] | None = None
     """Omitted: open, on loopback addresses only."""
 
 
 NOT_YET = {
     "host": "host memory for KV snapshots is not supported yet",
-    "cloud": "cloud models are not supported yet",
-    "routes": "routes are not supported yet",
-    "rpm": "request rates are not supported yet",
 }
 """Keys of a later version, with what to say of them."""
 

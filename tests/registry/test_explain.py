@@ -44,7 +44,10 @@ def explained(text: str) -> list[str]:
         ("{path: x, params: {stop: [1]}}", "f:3:32: models.a.params.stop[0]: expected text, got 1"),
         ("{path: x, params: {temperature: 9}}", "models.a.params.temperature: expected at most 5, got 9"),
         ("{path: x, params: {top_p: 0}}", "models.a.params.top_p: expected above 0, got 0"),
-        ("{path: x, cloud: spill}", "f:3:23: models.a.cloud: spill is not supported yet"),
+        (
+            "{path: x, cloud: always}",
+            "f:3:23: models.a.cloud: expected 'never', 'fallback' or 'spill', got 'always'",
+        ),
         (
             "{path: x, sha256: abc}",
             "f:3:24: models.a.sha256: expected the 64 hex digits of a sha256, got 'abc'",
@@ -80,9 +83,14 @@ def test_each_fault_of_a_model_is_told_plainly_and_at_its_place(model: str, expe
         ("version: 1\nmodels: {}", "f:2:9: models: expected at least 1 entry, got none"),
         ("version: 1\nmodels: {'a b': {path: x}}", "f:2:10: models.a b: expected 1 to 128 letters"),
         ("host: {kv_snapshots: 2GiB}", "f:1:1: host: host memory for KV snapshots is not supported yet"),
-        ("cloud: {}", "f:1:1: cloud: cloud models are not supported yet"),
-        ("routes: {}", "f:1:1: routes: routes are not supported yet"),
-        ("modles: {}", "f:1:1: modles: unknown key; did you mean models?"),
+        ("cloud: {}", "f:1:8: cloud: expected at least 1 entry, got none"),
+        ("routes: {a: {candidates: []}}", "f:1:26: routes.a.candidates: expected at least 1 entry, got none"),
+        ("modles: {}", "f:1:1: modles: unknown key; did you mean models or routes?"),
+        ("cloud: {a: {modle: x}}", "cloud.a.modle: unknown key; did you mean model?"),
+        (
+            "cloud: {a: {api_key: sk-123}}",
+            "expected {env: NAME} or {file: path}: a key itself does not belong",
+        ),
         ("devices: {a: {budget: 9G}}", "f:1:23: devices.a.budget: expected a size such as 9GiB"),
         (
             "devices: {gpu0: {budget: 80%}, gpu1: {budget: 80%}}",
@@ -92,7 +100,7 @@ def test_each_fault_of_a_model_is_told_plainly_and_at_its_place(model: str, expe
         ("limits: {max_wait: 0s}", "f:1:20: limits.max_wait: expected at least 100ms, got '0s'"),
         ("limits: {max_waitng: 5s}", "did you mean max_wait"),
         ("keys: []", "f:1:7: keys: expected at least 1 entry, got none"),
-        ("keys: [{name: a, rpm: 5}]", "f:1:18: keys[0].rpm: request rates are not supported yet"),
+        ("keys: [{name: a, rpm: 0}]", "f:1:23: keys[0].rpm: expected at least 1, got 0"),
         ("keys: [{name: a}]", "f:1:8: keys[0]: the key 'sha256' is missing"),
     ],
 )

@@ -33,7 +33,7 @@ def test_other_names_are_refused(name: str) -> None:
         (fields.Duration, 90),
         (fields.Ttl, "ever"),
         (fields.GpuLayers, 1001),
-        (fields.Budget, "101%"),
+        (fields.DeviceBudget, "101%"),
     ],
 )
 def test_a_bad_value_is_refused_with_a_reason(kind: object, value: object) -> None:

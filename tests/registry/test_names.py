@@ -17,6 +17,39 @@ def test_an_alias_names_one_model_only() -> None:
     ]
 
 
+def test_models_cloud_entries_routes_and_peers_share_one_namespace() -> None:
+    assert found(
+        "models: {a: {}, box/m: {}}\ncloud: {a: {aliases: [r]}}\nroutes: {r: {aliases: [x]}, a: {aliases: [x]}}\n"
+        "peers: {box: {models: [m, m]}}\n"
+    ) == [
+        "f:2:9: cloud.a: 'a' is the name of a model already",
+        "f:3:29: routes.a: 'a' is the name of a model already",
+        "f:4:24: peers.box.models[0]: 'box/m' is the name of a model already",
+        "f:4:27: peers.box.models[1]: 'box/m' is the name of a model already",
+        "f:2:23: cloud.a.aliases[0]: 'r' is the name of a route already",
+        "f:3:43: routes.a.aliases[0]: 'x' is an alias of 'r' already",
+    ]
+
+
+def test_candidates_and_fallbacks_are_names_or_aliases_of_what_can_answer_each_once() -> None:
+    assert found(
+        "models: {alpha: {aliases: [x], fallback: [alpha, big, beta, beta]}, beta: {}}\n"
+        "cloud: {big: {aliases: [gpt]}}\npeers: {box: {models: [m]}}\n"
+        "routes:\n  r: {candidates: [alpha, x, gpt, box/m, alfa, r, box]}\n"
+    ) == [
+        "f:5:27: routes.r.candidates[1]: 'alpha' is among the candidates already",
+        "f:5:42: routes.r.candidates[4]: no model, cloud entry or alias 'alfa'; did you mean 'alpha'?",
+        "f:5:48: routes.r.candidates[5]: 'r' is a route: routes hold models, not other routes",
+        "f:5:51: routes.r.candidates[6]: no model, cloud entry or alias 'box'; did you mean 'box/m'?",
+        "f:1:43: models.alpha.fallback[0]: 'alpha' is among the candidates already",
+        "f:1:61: models.alpha.fallback[3]: 'beta' is among the candidates already",
+    ]
+
+
+def test_a_key_may_name_routes_and_upstreams() -> None:
+    assert found("models: {a: {}}\ncloud: {b: {}}\nroutes: {c: {}}\nkeys: [{models: [b, c, a]}]") == []
+
+
 def test_a_key_names_models_that_exist() -> None:
     assert found("models: {alpha: {aliases: [x]}}\nkeys: [{models: ['*', alpha, x, alfa, q]}]") == [
         "f:2:33: keys[0].models[3]: no model or alias 'alfa'; did you mean 'alpha'?",
@@ -36,7 +69,9 @@ def test_a_tree_of_any_other_shape_is_somebody_elses_problem() -> None:
         "models: 3",
         "models: [1]",
         "models: {a: 3, b: {aliases: 1}}",
-        "keys: {a: 1}\nmodels: {a: {aliases: [1]}}",
+        "keys: {a: 1}\nmodels: {a: {aliases: [1], fallback: 3}}",
+        "cloud: 3\nroutes: [1]\npeers: {a: 1, b: {models: 3}, c: {models: [1]}}",
+        "routes: {a: 1, b: {candidates: {x: 1}}, c: {candidates: [1]}}",
     ):
         assert found(text) == []
 
