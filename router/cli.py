@@ -18,6 +18,7 @@ import typer
 
 from router import __version__
 from router.domain.errors import RegistryInvalid, RouterError
+from router.simulate.command import simulate
 
 if TYPE_CHECKING:
     from router.client import Client
@@ -148,6 +149,9 @@ def schema(
         return
     with _exits(False, OSError, 2):
         write.write_text(text)
+
+
+app.command()(simulate)
 
 
 # A running gateway -----------------------------------------------------------------------------------------

@@ -1,0 +1,25 @@
+"""What the tests of the simulation start from: small models, a slow machine with round figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from router.domain.models import EngineOptions, Footprint, Limits, LocalModel
+from router.simulate.machine import GiB, Machine
+from router.simulate.trace import Request
+from router.simulate.world import House
+
+MACHINE = Machine(read=1 * GiB, load_overhead=1.0, exit=0.5, prefill=1000.0, decode=100.0, batching=0.5)
+
+
+def model(name: str, gib: float = 4, slots: int = 2, context: int = 4096) -> LocalModel:
+    engine = EngineOptions(context=context, slots=slots)
+    return LocalModel(name, f"/{name}.gguf", Footprint(weights=int(gib * GiB)), engine, ttl=None)
+
+
+def house(models: Iterable[LocalModel], gib: float, limits: Limits | None = None) -> House:
+    return House({m.name: m for m in models}, int(gib * GiB), limits or Limits(), MACHINE)
+
+
+def asks(*rows: tuple[float, str], prompt: int = 1000, output: int = 100) -> list[Request]:
+    return [Request(at, name, prompt, output) for at, name in rows]
