@@ -67,7 +67,12 @@ class Scheduler:
         return self._embedding[-1]
 
     def batch(self) -> list[tuple[Sequence, Work]]:
-        """One decode for every running sequence that has read its prompt, then pieces of prompts."""
+        """
+        One decode for every running sequence that has read its prompt, and pieces of prompts; by slot.
+
+        llama.cpp computes together only slots that follow each other in the batch (`split_equal`): in another
+        order eight streams on two cores gave 145 tokens/s instead of 240.
+        """
         decodes = [seq for seq in self._running.values() if not seq.prefilling]
         batch = [(seq, seq.work(1)) for seq in decodes]
         room = self._width - len(batch)
@@ -80,7 +85,7 @@ class Scheduler:
                 work = seq.work(room)
                 room -= len(work.tokens)
                 batch.append((seq, work))
-        return batch
+        return sorted(batch, key=lambda item: item[1].slot)
 
     def remove(self, id: str) -> Job | None:
         """Take a job out, wherever it is; its slot is free again. None if it is unknown."""

@@ -52,6 +52,18 @@ def test_who_finds_no_slot_waits_in_line():
     assert admit(scheduler) == ["b"]
 
 
+def test_a_batch_is_in_the_order_of_slots_whoever_came_first():
+    scheduler = Scheduler(slots=3, context=100, width=32)
+    for id in ("a", "b", "c"):
+        scheduler.add(sequence(id))
+    admit(scheduler)
+    scheduler.remove("a")
+    scheduler.add(sequence("d"))
+    admit(scheduler)
+    assert [work.slot for _, work in scheduler.batch()] == [0, 1, 2]
+    assert [seq.id for seq, _ in scheduler.batch()] == ["d", "b", "c"]
+
+
 def test_a_long_prompt_is_read_a_batch_at_a_time():
     scheduler = Scheduler(slots=1, context=200, width=64)
     scheduler.add(sequence("a", 100))
