@@ -17,7 +17,7 @@ from typing import Protocol
 import msgspec
 import uvicorn
 
-from router.api import origins
+from router.api import connection, origins
 from router.api.app import House, build
 from router.domain.errors import RouterError
 from router.domain.models import EngineOptions, Footprint, LocalModel
@@ -102,18 +102,7 @@ async def _run(
 async def _serve_http(
     settings: Settings, house: House, listener: socket.socket, ready: Callable[[], None]
 ) -> None:
-    config = uvicorn.Config(
-        build(house),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        ws="none",
-        lifespan="on",
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=2,
-        h11_max_incomplete_event_size=64 * 1024,
-    )
-    server = _Server(config)
+    server = _Server(connection.config(build(house), most=connection.room()))
     ends = Ends()
     with ends.installed():
         async with asyncio.TaskGroup() as tasks:
@@ -211,6 +200,7 @@ def listen(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
+        connection.bound(listener)
         listener.bind((host, port))
         listener.listen(2048)
     except OSError as error:

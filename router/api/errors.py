@@ -43,6 +43,22 @@ class BodyTooSlow(domain.InvalidRequest):
     """The client stopped in the middle of its body."""
 
 
+class BadHttp(domain.InvalidRequest):
+    """What came is no HTTP request."""
+
+
+class HeadTooLarge(domain.InvalidRequest):
+    """The headers have more bytes than the gateway takes."""
+
+
+class HeadTooSlow(domain.InvalidRequest):
+    """The client stopped in the middle of its headers."""
+
+
+class TooManyConnections(domain.Unavailable):
+    """More clients are connected than the gateway has room for."""
+
+
 class NoSuchPath(domain.InvalidRequest):
     """Nothing is served here."""
 
@@ -88,6 +104,10 @@ TABLE: dict[type[domain.RouterError], Row] = {
     ForeignPage: Row(403, "permission_error", "origin_not_allowed"),
     BodyTooLarge: Row(413, _CALLER, "request_too_large"),
     BodyTooSlow: Row(408, _CALLER, "request_timeout"),
+    BadHttp: Row(400, _CALLER, "bad_http"),
+    HeadTooLarge: Row(431, _CALLER, "headers_too_large"),
+    HeadTooSlow: Row(408, _CALLER, "request_timeout"),
+    TooManyConnections: Row(503, _SERVER, "too_many_connections"),
     NoSuchPath: Row(404, _CALLER, "not_found"),
     WrongMethod: Row(405, _CALLER, "method_not_allowed"),
 }

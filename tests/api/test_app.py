@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
 import openai
 import pytest
-import uvicorn
 
 from router.api.app import TABLE, build
 from router.domain.errors import WorkerCrashed
+from tests.api.door import served
 from tests.scene import A, B, Scene, scene, until
 
 
@@ -68,28 +67,6 @@ async def test_the_lifespan_owns_the_background_work() -> None:
             await heard.put({"type": "lifespan.shutdown"})
             assert await said.get() == "lifespan.shutdown.complete"
         assert house.house.residency.view().waiting == {}
-
-
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Any:
-        yield
-
-
-@contextlib.asynccontextmanager
-async def served(house: Scene) -> AsyncIterator[str]:
-    """The app under uvicorn, as bootstrap runs it."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(
-            house.app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
-        )
-        server = _Server(config)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(server.serve([listener]))
-            try:
-                yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-            finally:
-                server.should_exit = True
 
 
 @contextlib.asynccontextmanager

@@ -10,11 +10,15 @@ import pytest
 from router.api import errors
 from router.api.errors import (
     TABLE,
+    BadHttp,
     BadKey,
     BodyTooLarge,
     ForeignPage,
+    HeadTooLarge,
+    HeadTooSlow,
     NoSuchPath,
     NotAllowed,
+    TooManyConnections,
     WrongHost,
     WrongMethod,
 )
@@ -58,6 +62,10 @@ CASES = [
     (WrongHost("x"), 421, "invalid_request_error", "wrong_host", None),
     (ForeignPage("x"), 403, "permission_error", "origin_not_allowed", None),
     (BodyTooLarge("x"), 413, "invalid_request_error", "request_too_large", None),
+    (BadHttp("x"), 400, "invalid_request_error", "bad_http", None),
+    (HeadTooLarge("x"), 431, "invalid_request_error", "headers_too_large", None),
+    (HeadTooSlow("x"), 408, "invalid_request_error", "request_timeout", None),
+    (TooManyConnections("x", 1), 503, "server_error", "too_many_connections", None),
     (NoSuchPath("x"), 404, "invalid_request_error", "not_found", None),
     (WrongMethod("GET", "/x", ("POST",)), 405, "invalid_request_error", "method_not_allowed", None),
     (ValueError("secret"), 500, "server_error", "internal_error", None),
