@@ -26,7 +26,10 @@ class Settings(msgspec.Struct, frozen=True):
     log_json: bool | None = None
     drain_seconds: float = 30.0
     """How long requests in flight may run on after SIGTERM."""
-    max_body: int = 16 * 2**20
+    max_body: int = 8 * 2**20
+    """Some two million tokens. One request may cost up to eight times as much for a moment (G20)."""
+    max_bodies: int = 128 * 2**20
+    """Of all requests that wait or run."""
     comment_seconds: float = 2.0
     """Time between SSE comments while a stream waits."""
     commit_seconds: float = 1.0

@@ -115,9 +115,16 @@ class Metrics:
             metric.remove_by_labels({"model": model})
 
     def render(self) -> bytes:
-        """The text exposition format."""
+        """What a scrape gets."""
+        self.refresh()
+        return self.text()
+
+    def refresh(self) -> None:
         for refresh in self._refreshers:
             refresh()
+
+    def text(self) -> bytes:
+        """The text exposition format. From any thread."""
         return generate_latest(self.registry)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

@@ -54,6 +54,7 @@ class FakeWorker:
         self._gone = asyncio.Event()
         self.requests: list[GenerationRequest] = []
         self.running = 0
+        self.dimensions = 3
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         self.requests.append(request)
@@ -85,8 +86,8 @@ class FakeWorker:
         yield Delta(finish_reason=FinishReason.STOP, usage=Usage(7, words, 5))
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
-        vectors = tuple(struct.pack("<3f", 1.0, 0.0, 0.5) for _ in request.inputs)
-        return Embeddings(vectors, 3, 2 * len(vectors))
+        vector = struct.pack(f"<{self.dimensions}f", 1.0, 0.0, *[0.5] * (self.dimensions - 2))
+        return Embeddings((vector,) * len(request.inputs), self.dimensions, 2 * len(request.inputs))
 
     async def wait_gone(self) -> None:
         await self._gone.wait()

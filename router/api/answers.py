@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import base64
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from router.api import sse
+from router.api.wire import encode
 from router.domain.generation import Delta, Embeddings, FinishReason, Usage
 from router.domain.models import LocalModel
 from router.residency.view import HouseView
 
 Json = dict[str, Any]
+PIECE = 32 * 2**10
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +108,22 @@ def spent(usage: Usage) -> Json:
     }
 
 
-def embedding_list(embeddings: Embeddings, model: str, encoding: str) -> Json:
-    """`encoding`: "float" (a list of numbers) or "base64" (little-endian float32)."""
-    entries = [
-        {"object": "embedding", "index": index, "embedding": _vector(vector, embeddings.dimensions, encoding)}
-        for index, vector in enumerate(embeddings.vectors)
-    ]
+def embedding_list(embeddings: Embeddings, model: str, encoding: str) -> Iterator[bytes]:
+    """
+    The answer in pieces of at least PIECE bytes, since it may be large.
+
+    `encoding`: "float" (a list of numbers) or "base64" (little-endian float32).
+    """
+    held = b'{"object":"list","data":['
+    for index, vector in enumerate(embeddings.vectors):
+        shown = _vector(vector, embeddings.dimensions, encoding)
+        entry = encode({"object": "embedding", "index": index, "embedding": shown})
+        held += b"," + entry if index else entry
+        if len(held) >= PIECE:
+            yield held
+            held = b""
     usage = {"prompt_tokens": embeddings.prompt_tokens, "total_tokens": embeddings.prompt_tokens}
-    return {"object": "list", "data": entries, "model": model, "usage": usage}
+    yield held + b'],"model":' + encode(model) + b',"usage":' + encode(usage) + b"}"
 
 
 def _vector(vector: bytes, dimensions: int, encoding: str) -> str | tuple[float, ...]:

@@ -78,7 +78,7 @@ def build(house: House) -> ASGIApp:
 
     routes = [Route(row.path, endpoint=_Endpoint(row, house)) for row in TABLE]
     router = Router(routes, redirect_slashes=False, default=_nowhere, lifespan=lifespan)
-    limited = BodyLimit(router, house.settings.max_body)
+    limited = BodyLimit(router, house.settings.max_body, house.settings.max_bodies)
     counted = {row.path: row.counted for row in TABLE if row.counted}
     return _cross_origin(Outermost(Guard(limited, house), house, counted), house.settings.cors_origins)
 

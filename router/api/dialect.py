@@ -6,11 +6,11 @@ The one rule: no I/O and no waiting; every field is used, refused with its name,
 
 from __future__ import annotations
 
-from typing import Any, assert_never
+from typing import assert_never
 
 import msgspec
 
-from router.api.wire import Body, SamplingBody, check_tokens, refuse_unsupported
+from router.api.wire import Body, SamplingBody, check_tokens, given, nothing, refuse_unsupported
 from router.domain.errors import InvalidRequest
 from router.domain.generation import ChatPrompt, Message, Prompt, TextPrompt, TokenPrompt
 
@@ -32,7 +32,7 @@ class Turn(msgspec.Struct):
     role: str
     content: str | list[Part] | None = None
     name: str | None = None
-    tool_calls: list[msgspec.Raw] | None = None
+    tool_calls: msgspec.Raw = msgspec.field(default_factory=nothing)
 
 
 class TypeOnly(msgspec.Struct):
@@ -43,9 +43,9 @@ class ChatBody(SamplingBody, kw_only=True):
     messages: list[Turn] | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    tools: list[msgspec.Raw] | None = None
-    tool_choice: Any = None
-    functions: list[msgspec.Raw] | None = None
+    tools: msgspec.Raw = msgspec.field(default_factory=nothing)
+    tool_choice: msgspec.Raw = msgspec.field(default_factory=nothing)
+    functions: msgspec.Raw = msgspec.field(default_factory=nothing)
     response_format: TypeOnly | None = None
 
     def prompt(self) -> ChatPrompt:
@@ -57,9 +57,9 @@ class ChatBody(SamplingBody, kw_only=True):
         return ChatPrompt(tuple(_message(turn, f"messages[{i}]") for i, turn in enumerate(self.messages)))
 
     def _refuse_unsupported(self) -> None:
-        if self.tools and self.tool_choice != "none":
+        if given(self.tools) and bytes(self.tool_choice).strip() != b'"none"':
             raise InvalidRequest("tools are not supported yet", "tools")
-        if self.functions:
+        if given(self.functions):
             raise InvalidRequest("functions are not supported yet", "functions")
         if self.logprobs:
             raise InvalidRequest("logprobs are not supported yet", "logprobs")
@@ -76,7 +76,7 @@ def _message(turn: Turn, where: str) -> Message:
         raise InvalidRequest(
             f"{where}.role: {turn.role[:40]!r} is not one of {', '.join(_ROLES)}.", f"{where}.role"
         )
-    if turn.tool_calls:
+    if given(turn.tool_calls):
         raise InvalidRequest("tools are not supported yet", f"{where}.tool_calls")
     if turn.content is None and role != "assistant":
         raise InvalidRequest(f"{where}.content is missing.", f"{where}.content")

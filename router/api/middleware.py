@@ -13,7 +13,8 @@ import hmac
 import re
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,7 +24,7 @@ from router.api.errors import BadKey, BodyTooLarge, BodyTooSlow
 from router.api.exchange import note
 from router.api.house import House, Record
 from router.api.sse import ClientLeft
-from router.domain.errors import InvalidRequest, RouterError
+from router.domain.errors import InvalidRequest, QueueFull, RouterError
 from router.registry.loader import Key
 from router.telemetry import logger
 
@@ -31,6 +32,9 @@ log = logger("api")
 
 BODY_SECONDS = 30.0
 """The longest pause between two pieces of a body."""
+SLOWEST = 4096
+"""Bytes a second, over the whole body."""
+BUSY_SECONDS = 5.0
 LEFT = 499
 """Counted and logged as the status of a request whose client left before one was sent; never on the wire."""
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/health"})
@@ -172,13 +176,33 @@ def _tokens(scope: Scope) -> list[bytes]:
     return [t for t in (*tokens, *header(scope, b"x-api-key")) if t]
 
 
-class BodyLimit:
-    """At most `most` bytes of body and no pause over `seconds` in it. Raises BodyTooLarge, BodyTooSlow."""
+@dataclass(slots=True)
+class _Incoming:
+    began: float
+    seen: int = 0
+    whole: bool = False
 
-    def __init__(self, app: ASGIApp, most: int, seconds: float = BODY_SECONDS) -> None:
+
+class BodyLimit:
+    """
+    At most `most` bytes of body, and `in_all` of those that wait and run; no pause over `seconds` in a body,
+    and SLOWEST on the whole. Raises BodyTooLarge, BodyTooSlow, QueueFull.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        most: int,
+        in_all: int,
+        seconds: float = BODY_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._app = app
         self._most = most
+        self._in_all = in_all
+        self._held = 0
         self._seconds = seconds
+        self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -187,23 +211,33 @@ class BodyLimit:
         for length in header(scope, b"content-length"):
             if not length.isdigit() or len(length) > 18 or int(length) > self._most:
                 raise self._too_large()
-        seen = 0
-        whole = False
+        body = _Incoming(self._clock())
 
         async def limited() -> Message:
-            nonlocal seen, whole
-            if whole:
+            if body.whole:
                 return await receive()
             message = await self._piece(receive)
-            seen += len(message.get("body", b""))
-            whole = not message.get("more_body", False)
-            if seen > self._most:
-                raise self._too_large()
+            self._take(body, message)
             if message["type"] == "http.disconnect":
                 raise ClientLeft
             return message
 
-        await self._app(scope, limited, send)
+        try:
+            await self._app(scope, limited, send)
+        finally:
+            self._held -= body.seen
+
+    def _take(self, body: _Incoming, message: Message) -> None:
+        size = len(message.get("body", b""))
+        body.seen += size
+        self._held += size
+        body.whole = not message.get("more_body", False)
+        if body.seen > self._most:
+            raise self._too_large()
+        if self._held > self._in_all:
+            raise QueueFull(f"Requests of {self._in_all} bytes wait already.", BUSY_SECONDS)
+        if not body.whole and self._clock() - body.began > self._seconds + body.seen / SLOWEST:
+            raise BodyTooSlow(f"The body comes slower than {SLOWEST} bytes a second.")
 
     async def _piece(self, receive: Receive) -> Message:
         try:

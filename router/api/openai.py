@@ -6,14 +6,17 @@ The one rule: a handler reads the body, asks one room below, and answers; it wai
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
+from collections.abc import AsyncIterator, Iterator
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from router.api import dialect, wire
 from router.api.answers import ChatWriter, TextWriter, Writer, embedding_list, model_entry
+from router.api.body import read
 from router.api.exchange import Exchange, facts
 from router.api.house import House, Record
 from router.api.sse import while_connected
@@ -22,26 +25,36 @@ from router.domain.generation import EmbeddingRequest, GenerationRequest, Prompt
 
 
 async def chat(request: Request, house: House, record: Record) -> Response:
-    body = wire.decode(await request.body(), dialect.ChatBody)
+    body = await read(request, dialect.ChatBody)
     return await _generate(request, house, record, body, (body.prompt(),), ChatWriter, "chatcmpl")
 
 
 async def completions(request: Request, house: House, record: Record) -> Response:
-    body = wire.decode(await request.body(), dialect.CompletionBody)
+    body = await read(request, dialect.CompletionBody)
     return await _generate(request, house, record, body, body.prompts(), TextWriter, "cmpl")
 
 
 async def embeddings(request: Request, house: House, record: Record) -> Response:
-    body = wire.decode(await request.body(), dialect.EmbeddingBody)
+    body = await read(request, dialect.EmbeddingBody)
     model = house.model(body.model_name(), record)
     asked = EmbeddingRequest(_id("embd"), body.inputs())
     answer = await while_connected(request.receive, house.dispatcher.embed(model, asked))
     have = answer.embeddings.dimensions
     if body.dimensions not in (None, have):
         raise InvalidRequest(f"The vectors of {model.name!r} always have {have} dimensions.", "dimensions")
+    pieces = embedding_list(answer.embeddings, model.name, body.encoding_format or "float")
+    return StreamingResponse(
+        _told(pieces, record), headers=dict(facts(answer)), media_type="application/json"
+    )
+
+
+async def _told(pieces: Iterator[bytes], record: Record) -> AsyncIterator[bytes]:
+    """Piece by piece, other requests between them: thousands of vectors are a hundred megabytes of digits."""
+    record.finish = "left"
+    for piece in pieces:
+        yield piece
+        await asyncio.sleep(0)
     record.finish = "stop"
-    shape = embedding_list(answer.embeddings, model.name, body.encoding_format or "float")
-    return Response(wire.encode(shape), headers=facts(answer), media_type="application/json")
 
 
 async def models(request: Request, house: House, record: Record) -> Response:

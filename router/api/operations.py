@@ -6,6 +6,7 @@ The one rule: looking wakes no model and changes nothing; only load and unload d
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -15,6 +16,7 @@ from starlette.responses import Response
 from router import __version__
 from router.api import errors, sse, wire
 from router.api.answers import model_entry
+from router.api.body import read
 from router.api.errors import NotAllowed
 from router.api.house import House, Record
 from router.api.sse import EventStream
@@ -58,7 +60,10 @@ async def readyz(request: Request, house: House, record: Record) -> Response:
 
 
 async def metrics(request: Request, house: House, record: Record) -> Response:
-    return Response(house.metrics.render(), headers={"content-type": CONTENT_TYPE})
+    # Thousands of series take a while to print; only the bringing up to date needs this thread.
+    house.metrics.refresh()
+    text = await asyncio.to_thread(house.metrics.text)
+    return Response(text, headers={"content-type": CONTENT_TYPE})
 
 
 # llama.cpp's router protocol -------------------------------------------------------------------------------
@@ -88,7 +93,7 @@ async def unload(request: Request, house: House, record: Record) -> Response:
 
 
 async def _named(request: Request, house: House, record: Record) -> LocalModel:
-    body = wire.decode(await request.body(), wire.Body)
+    body = await read(request, wire.Body)
     return house.model(body.model_name(), record)
 
 

@@ -18,10 +18,17 @@ from router.domain.models import SamplingDefaults
 
 MAX_STOPS = 16
 MAX_BIASES = 1024
+_BIAS_BYTES = 64
+"""Of one bias, with room for spaces."""
 MAX_TOKEN = 2**31 - 1
 
 T = TypeVar("T")
 encode = msgspec.json.Encoder().encode
+
+
+def nothing() -> msgspec.Raw:
+    """A field that is not there. What is refused or rare is left as bytes: decoding it may cost a lot."""
+    return msgspec.Raw(b"null")
 
 
 class ModelName:
@@ -65,11 +72,11 @@ class SamplingBody(Body, kw_only=True):
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     stop: str | list[str] | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: msgspec.Raw = msgspec.field(default_factory=nothing)
     ignore_eos: bool | None = None
     n: int | None = None
     grammar: str | None = None
-    json_schema: Any = None
+    json_schema: msgspec.Raw = msgspec.field(default_factory=nothing)
 
     def wants_usage(self) -> bool:
         return self.stream_options is not None and bool(self.stream_options.include_usage)
@@ -82,10 +89,12 @@ def decode(body: bytes, kind: type[T]) -> T:
     def hook(wanted: type, value: object) -> object:
         nonlocal names
         names += 1
+        if names > 1:
+            raise InvalidRequest("The body names 'model' more than once.", "model")
         return ModelName(value)
 
     try:
-        found = msgspec.json.decode(body, type=kind, dec_hook=hook)
+        return msgspec.json.decode(body, type=kind, dec_hook=hook)
     except msgspec.ValidationError as error:
         raise _wrong_shape(str(error)) from None
     except RecursionError:
@@ -94,9 +103,11 @@ def decode(body: bytes, kind: type[T]) -> T:
         raise InvalidRequest("The body is not valid UTF-8.") from None
     except msgspec.DecodeError as error:
         raise InvalidRequest(f"The body is not valid JSON: {_reason(body, str(error))}.") from None
-    if names > 1:
-        raise InvalidRequest("The body names 'model' more than once.", "model")
-    return found
+
+
+def given(field: msgspec.Raw) -> bool:
+    """False for null and for what is empty."""
+    return bytes(field).strip() not in (b"null", b"false", b"[]", b"{}", b'""')
 
 
 def _reason(body: bytes, reason: str) -> str:
@@ -105,10 +116,11 @@ def _reason(body: bytes, reason: str) -> str:
     return reason.removeprefix("JSON is malformed: ").rstrip(".")
 
 
-def _wrong_shape(message: str) -> InvalidRequest:
+def _wrong_shape(message: str, field: str = "") -> InvalidRequest:
     # msgspec says "Expected `int | null`, got `str` - at `$.max_tokens`".
     text, _, place = message.partition(" - at `")
-    path = place.rstrip("`").removeprefix("$").removeprefix(".")
+    path = field + place.rstrip("`").removeprefix("$")
+    path = path.removeprefix(".")
     param = re.sub(r"\[\.\.\.\]", "", path)[:100] or None
     plain = text.replace("`", "").replace(" | null", "")
     plain = plain[:1].lower() + plain[1:]
@@ -162,7 +174,7 @@ def refuse_unsupported(body: SamplingBody) -> None:
         raise InvalidRequest("Only one answer a request is supported: 'n' must be 1.", "n")
     if body.grammar:
         raise InvalidRequest("'grammar' is not supported yet.", "grammar")
-    if body.json_schema:
+    if given(body.json_schema):
         raise InvalidRequest("'json_schema' is not supported yet.", "json_schema")
 
 
@@ -193,9 +205,15 @@ def _stops(stop: str | list[str] | None) -> tuple[str, ...] | None:
     return tuple(s for s in stops if s)
 
 
-def _biases(biases: dict[str, float] | None) -> tuple[tuple[int, float], ...] | None:
-    if biases is None:
+def _biases(raw: msgspec.Raw) -> tuple[tuple[int, float], ...] | None:
+    if not given(raw):
         return None
+    if len(bytes(raw)) > MAX_BIASES * _BIAS_BYTES:
+        raise InvalidRequest(f"'logit_bias' may hold {MAX_BIASES} tokens.", "logit_bias")
+    try:
+        biases = msgspec.json.decode(raw, type=dict[str, float])
+    except msgspec.ValidationError as error:
+        raise _wrong_shape(f"{error}", "logit_bias") from None
     if len(biases) > MAX_BIASES:
         raise InvalidRequest(f"'logit_bias' may hold {MAX_BIASES} tokens, not {len(biases)}.", "logit_bias")
     return tuple((_token_id(token), _bias(bias)) for token, bias in biases.items())

@@ -56,8 +56,21 @@ def test_usage_adds_up_and_says_what_was_cached() -> None:
 
 def test_a_vector_is_the_same_in_both_encodings() -> None:
     answer = Embeddings((struct.pack("<2f", 0.5, -0.5),), 2, 3)
-    assert embedding_list(answer, "m", "float")["data"][0]["embedding"] == (0.5, -0.5)
-    assert embedding_list(answer, "m", "base64")["data"][0]["embedding"] == "AAAAPwAAAL8="
+    assert listed(answer, "float")["data"][0]["embedding"] == [0.5, -0.5]
+    assert listed(answer, "base64")["data"][0]["embedding"] == "AAAAPwAAAL8="
+
+
+def listed(answer: Embeddings, encoding: str) -> Any:
+    return json.loads(b"".join(embedding_list(answer, "m", encoding)))
+
+
+def test_a_large_embedding_answer_comes_in_pieces_that_are_one_document() -> None:
+    answer = Embeddings((struct.pack("<1000f", *range(1000)),) * 100, 1000, 3)
+    assert len(list(embedding_list(answer, "m", "float"))) > 10
+    whole = listed(answer, "float")
+    assert [entry["index"] for entry in whole["data"]] == list(range(100))
+    assert whole["usage"] == {"prompt_tokens": 3, "total_tokens": 3}
+    assert listed(Embeddings((), 0, 0), "float")["data"] == []
 
 
 def test_a_model_entry_has_the_fields_of_every_reader() -> None:

@@ -161,7 +161,7 @@ async def limited(seconds: float, leave: bool) -> tuple[Call, list[str]]:
 
     async def answering(scope: Any, receive: Any, send: Any) -> None:
         try:
-            await BodyLimit(app, 100, seconds)(scope, receive, send)
+            await BodyLimit(app, 100, 1000, seconds)(scope, receive, send)
         except errors.BodyTooSlow as error:
             await errors.response(error, "r1")(scope, receive, send)
         except Exception:
@@ -179,6 +179,27 @@ async def test_a_body_that_stops_halfway_is_not_waited_for_for_ever() -> None:
     call, seen = await limited(0.01, leave=False)
     assert seen == ["BodyTooSlow"]
     assert call.status == 408
+
+
+async def test_a_body_that_drips_is_not_waited_for_either() -> None:
+    clock = iter(range(0, 1000, 20))
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+
+    async def receive() -> Any:
+        sent.append(1)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def send(message: Any) -> None:
+        raise AssertionError(message)
+
+    limit = BodyLimit(app, 100, 1000, 30.0, clock=lambda: float(next(clock)))
+    with pytest.raises(errors.BodyTooSlow, match="slower than"):
+        await limit({"type": "http", "headers": []}, receive, send)
+    assert len(sent) == 2
 
 
 async def test_a_client_that_leaves_in_its_body_is_no_error() -> None:
