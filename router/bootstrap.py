@@ -59,7 +59,7 @@ async def serve(settings: Settings, ready: Callable[[Registry, str], None] | Non
     metrics = Metrics()
     listener = listen(settings.host, settings.port)
     with contextlib.closing(listener):
-        async with Spares(settings.spares, backend=settings.backend) as spares:
+        async with Spares(settings.spares, backend=settings.backend, sandbox=settings.sandbox) as spares:
             launcher = ProcessLauncher(spares, metrics, backend=settings.backend)
             refiner = Refiner(launcher, Ledger(settings.cache / "footprints.json"))
             await _run(settings, metrics, launcher, refiner, listener, ready)

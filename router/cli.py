@@ -50,6 +50,16 @@ Origins = Annotated[
 RegistryFile = Annotated[Path, typer.Argument(envvar="ROUTER_REGISTRY", help="The registry to look at.")]
 
 
+def _sandbox(told: str) -> str:
+    from router.protocol import sandbox_layers
+
+    try:
+        sandbox_layers(told)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    return told
+
+
 # The gateway -----------------------------------------------------------------------------------------------
 
 
@@ -73,6 +83,12 @@ def serve(
     allow_host: Hosts = None,
     cors_origin: Origins = None,
     spares: Annotated[int, typer.Option(envvar="ROUTER_SPARES", min=0, max=8, help="Warm workers.")] = 1,
+    sandbox: Annotated[
+        str,
+        typer.Option(
+            envvar="ROUTER_SANDBOX", help="auto, on (or no worker starts), off, or layers.", callback=_sandbox
+        ),
+    ] = "auto",
     backend: Annotated[Literal["llama", "echo"], typer.Option(help="echo: no model, for tests.")] = "llama",
     as_json: Annotated[bool, typer.Option("--json", help="JSON log lines and a JSON ready line.")] = False,
 ) -> None:
@@ -93,6 +109,7 @@ def serve(
         allow_hosts=tuple(allow_host or ()),
         cors_origins=tuple(cors_origin or ()),
         spares=spares,
+        sandbox=sandbox,
         backend=backend,
     )
 
@@ -243,16 +260,21 @@ def demo(as_json: AsJson = False) -> None:
 
 @app.command()
 def version(as_json: AsJson = False) -> None:
-    """Print the versions of router, llama-cpp-python and Python."""
+    """Print the versions of router, llama-cpp-python and Python, and what workers are held by here."""
     import platform
+    import subprocess
     from importlib import metadata
+
+    tried = [sys.executable, "-m", "router.worker.sandbox"]
+    holds = subprocess.run(tried, stdout=subprocess.PIPE, text=True, check=False).stdout.split()
 
     try:
         engine = metadata.version("llama-cpp-python")
     except metadata.PackageNotFoundError:
         engine = "not installed"
     facts = {"router": __version__, "llama-cpp-python": engine, "python": platform.python_version()}
-    _done(as_json, facts, "\n".join(f"{name} {value}" for name, value in facts.items()))
+    text = "\n".join(f"{name} {value}" for name, value in facts.items())
+    _done(as_json, {**facts, "sandbox": holds}, f"{text}\nsandbox {' '.join(holds) or 'none'}")
 
 
 # Printing --------------------------------------------------------------------------------------------------

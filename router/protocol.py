@@ -25,6 +25,7 @@ from router.domain.models import EngineOptions, Footprint
 
 VERSION = 1
 MAX_FRAME = 64 * 2**20
+SANDBOX_LAYERS = ("no_new_privs", "rlimits", "seccomp", "landlock")
 _HEADER = struct.Struct("<I")
 
 # Gateway -> worker ----------------------------------------------------------------------------------------
@@ -77,6 +78,8 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     build: str
     """The engine's build, part of the key under which dry runs are cached."""
     gpu_offload: bool
+    sandbox: tuple[str, ...] = ()
+    """The layers that were seen to hold. Landlock closes the other files once the model is named."""
 
 
 class LoadProgress(msgspec.Struct, frozen=True, tag="load_progress"):
@@ -165,6 +168,20 @@ class Pong(msgspec.Struct, frozen=True, tag="pong"):
 
 
 WorkerEvent = Hello | LoadProgress | Loaded | LoadFailed | DryRunDone | Step | Failed | Embedded | Pong
+
+
+def sandbox_layers(told: str) -> tuple[str, ...]:
+    """
+    What `--sandbox` asks for: "auto" (all that the kernel has), "on" (all, or no worker starts), "off", or some
+    by name, with commas. Raises ValueError, naming the word that it does not know.
+    """
+    if told in ("auto", "on"):
+        return SANDBOX_LAYERS
+    names = [] if told == "off" else [name.strip() for name in told.split(",")]
+    if unknown := [name for name in names if name not in SANDBOX_LAYERS]:
+        raise ValueError(f"{unknown[0]!r} is none of auto, on, off, {', '.join(SANDBOX_LAYERS)}")
+    return tuple(layer for layer in SANDBOX_LAYERS if layer in names)
+
 
 # Frames ---------------------------------------------------------------------------------------------------
 

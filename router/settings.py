@@ -42,6 +42,8 @@ class Settings(msgspec.Struct, frozen=True):
     """Origins of the web pages that may use the gateway; "*" for all."""
     spares: int = 1
     """Warm workers without a model."""
+    sandbox: str = "auto"
+    """What workers give up: see `protocol.sandbox_layers`."""
     backend: Literal["llama", "echo"] = "llama"
     """"echo" serves without llama.cpp: for tests of the house itself."""
     cache: Path = msgspec.field(default_factory=cache_home)

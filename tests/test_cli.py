@@ -115,8 +115,13 @@ def test_help_loads_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-def test_version_as_json_has_router_engine_and_python() -> None:
-    assert set(json.loads(run("version", "--json").output)) == {"router", "llama-cpp-python", "python"}
+def test_version_as_json_has_router_engine_python_and_what_workers_are_held_by() -> None:
+    assert set(json.loads(run("version", "--json").output)) == {
+        "router",
+        "llama-cpp-python",
+        "python",
+        "sandbox",
+    }
 
 
 def test_schema_prints_json_and_writes_the_same_to_a_file(tmp_path: Path) -> None:
@@ -195,7 +200,14 @@ def test_check_of_a_registry_that_is_not_there_ends_with_2(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "flags",
-    [("--port", "70000"), ("--port", "x"), ("--log-level", "loud"), ("--backend", "gpt"), ("--drain", "-1")],
+    [
+        ("--port", "70000"),
+        ("--port", "x"),
+        ("--log-level", "loud"),
+        ("--backend", "gpt"),
+        ("--drain", "-1"),
+        ("--sandbox", "half"),
+    ],
 )
 def test_serve_refuses_flags_out_of_range(flags: tuple[str, str]) -> None:
     result = run("serve", *flags)

@@ -147,3 +147,22 @@ def test_a_message_too_large_for_a_frame_is_not_encoded() -> None:
     huge = protocol.Embedded("1", Embeddings((bytes(protocol.MAX_FRAME),), 1, 1))
     with pytest.raises(protocol.FrameError, match="limit"):
         protocol.encode(huge)
+
+
+@pytest.mark.parametrize(
+    ("told", "layers"),
+    [
+        ("auto", protocol.SANDBOX_LAYERS),
+        ("on", protocol.SANDBOX_LAYERS),
+        ("off", ()),
+        ("landlock, rlimits", ("rlimits", "landlock")),
+    ],
+)
+def test_the_sandbox_is_told_by_a_word_or_by_its_layers(told: str, layers: tuple[str, ...]) -> None:
+    assert protocol.sandbox_layers(told) == layers
+
+
+@pytest.mark.parametrize("told", ["", "yes", "seccomp,chroot", "off,seccomp"])
+def test_a_word_that_names_no_layer_is_refused(told: str) -> None:
+    with pytest.raises(ValueError, match="is none of auto, on, off, no_new_privs"):
+        protocol.sandbox_layers(told)

@@ -63,7 +63,9 @@ class WorkerProcess:
         self.gone = asyncio.Event()
 
     @classmethod
-    async def spawn(cls, backend: str, command: Sequence[str] = WORKER) -> WorkerProcess:
+    async def spawn(
+        cls, backend: str, command: Sequence[str] = WORKER, sandbox: str = "auto"
+    ) -> WorkerProcess:
         """Start a child, from the main thread: PDEATHSIG fires when the thread that forked ends. Raises LoadFailed."""
         try:
             ours, theirs = socket.socketpair()
@@ -72,7 +74,8 @@ class WorkerProcess:
                 with theirs:
                     reader, writer = await asyncio.open_unix_connection(sock=ours, limit=2**20)
                     undo.callback(writer.transport.abort)
-                    process = await _start(command, backend, theirs.fileno())
+                    flags = ("--backend", backend, "--sandbox", sandbox)
+                    process = await _start((*command, *flags), theirs.fileno())
                 undo.pop_all()
         except OSError as error:  # no such program, too many files, too many processes
             raise LoadFailed(f"No worker process could be started: {error}") from error
@@ -203,8 +206,8 @@ def describe_exit(code: int | None) -> str:
         return f"killed by signal {-code}"
 
 
-async def _start(command: Sequence[str], backend: str, fd: int) -> Process:
-    flags = ("--fd", str(fd), "--parent", str(os.getpid()), "--backend", backend)
+async def _start(command: Sequence[str], fd: int) -> Process:
+    flags = ("--fd", str(fd), "--parent", str(os.getpid()))
     return await asyncio.create_subprocess_exec(
         *command,
         *flags,

@@ -32,7 +32,11 @@ class Spares:
         command: Sequence[str] = WORKER,
         hello_seconds: float = 30.0,
         backoff: float = _BACKOFF,
+        sandbox: str = "auto",
     ) -> None:
+        self.sandbox: tuple[str, ...] | None = None
+        """What the newest worker was seen to be held by; None = none has greeted yet."""
+        self._told_of_sandbox = sandbox
         self._count = count
         self._backend = backend
         self._command = command
@@ -114,7 +118,7 @@ class Spares:
 
     async def _bear(self) -> WorkerProcess | LoadFailed:
         try:
-            process = await WorkerProcess.spawn(self._backend, self._command)
+            process = await WorkerProcess.spawn(self._backend, self._command, self._told_of_sandbox)
         except LoadFailed as error:
             return error  # raised here it would end the whole group
         self._all.add(process)
@@ -148,6 +152,14 @@ class Spares:
             raise LoadFailed(f"A worker process said nothing for {self._hello_seconds:g} s") from error
         finally:
             process.on_event, process.on_gone = _unexpected(process), _nothing
+        self._note_sandbox(process.hello.sandbox)
+
+    def _note_sandbox(self, holds: tuple[str, ...]) -> None:
+        if holds != self.sandbox:
+            lacking = sorted(set(protocol.sandbox_layers(self._told_of_sandbox)) - set(holds))
+            say = log.warning if lacking else log.info
+            say("workers are sandboxed" if holds else "workers are not sandboxed", by=holds, lacking=lacking)
+        self.sandbox = holds
 
     async def _take_the_coming_one(self) -> WorkerProcess:
         place: asyncio.Future[WorkerProcess] = asyncio.get_running_loop().create_future()

@@ -21,15 +21,23 @@ def main() -> None:
     # Only now, since these take a while: a gateway that dies meanwhile must not leave us behind.
     from router.worker.backends import backend
     from router.worker.link import Link
+    from router.worker.sandbox import Sandbox, SandboxMissing
     from router.worker.service import Service
 
     kind = backend(arguments.backend)
-    service = Service(Link(socket.socket(fileno=arguments.fd)), kind)
+    sandbox = Sandbox(arguments.sandbox, kind.gpu_offload)
+    try:
+        sandbox.enter()
+    except SandboxMissing as error:
+        life.log("error", "this worker may not start", error=str(error))
+        os._exit(life.NO_SANDBOX)
+    service = Service(Link(socket.socket(fileno=arguments.fd)), kind, sandbox=sandbox)
     life.watch_signals(service.stop)
     service.greet()
     threading.stack_size(_STACK)
     _start("intake", service.intake)
     _start("step", service.steps)
+    sandbox.confine_when_named()
     threading.Event().wait()  # this thread only takes signals; the first thread to return ends the process
 
 
@@ -38,6 +46,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--fd", type=int, required=True, help="the worker's end of the socketpair")
     parser.add_argument("--parent", type=int, required=True, help="the gateway's process id")
     parser.add_argument("--backend", choices=("llama", "echo"), default="llama")
+    parser.add_argument("--sandbox", default="auto", help="auto, on, off, or layers by name")
     return parser.parse_args()
 
 

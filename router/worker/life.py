@@ -2,7 +2,8 @@
 How a worker lives and ends: exit codes, the tie to the gateway's life, log lines.
 
 Exit codes: 0 asked to stop, or the gateway is gone; 1 an unexpected error (its traceback is logged);
-2 bad command line; 3 the model could not be loaded (LoadFailed was sent); 4 the gateway broke the protocol.
+2 bad command line; 3 the model could not be loaded (LoadFailed was sent); 4 the gateway broke the protocol;
+5 a layer of the sandbox was demanded and cannot be had.
 
 The one rule: a worker never outlives its gateway, however either of them ends (G12).
 """
@@ -21,6 +22,7 @@ ORDERLY = 0
 UNEXPECTED = 1
 LOAD_FAILED = 3
 BROKEN_PROTOCOL = 4
+NO_SANDBOX = 5
 
 _PR_SET_PDEATHSIG = 1
 

@@ -10,6 +10,7 @@ The one rule: orders travel one way, from intake to step, in the order of their 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import queue
 import threading
@@ -32,6 +33,7 @@ from router.engine.engine import (
 from router.worker import life
 from router.worker.backends import Kind
 from router.worker.link import GatewayGone, Link
+from router.worker.sandbox import Sandbox, SandboxMissing
 
 _PROGRESS_EVERY = 0.05
 
@@ -46,7 +48,14 @@ class _LoadFailed(Exception):
 class Service:
     """One worker's life between its greeting and its exit code."""
 
-    def __init__(self, link: Link, kind: Kind, end: Callable[[int], object] = os._exit) -> None:
+    def __init__(
+        self,
+        link: Link,
+        kind: Kind,
+        end: Callable[[int], object] = os._exit,
+        sandbox: Sandbox | None = None,
+    ) -> None:
+        self._sandbox = sandbox or Sandbox()
         self._link = link
         self._kind = kind
         self._end = end
@@ -61,7 +70,13 @@ class Service:
     def greet(self) -> None:
         """The first frame: who we are."""
         self._link.send(
-            protocol.Hello(protocol.VERSION, os.getpid(), self._kind.build, self._kind.gpu_offload)
+            protocol.Hello(
+                protocol.VERSION,
+                os.getpid(),
+                self._kind.build,
+                self._kind.gpu_offload,
+                self._sandbox.holds,
+            )
         )
 
     def stop(self) -> None:
@@ -93,7 +108,11 @@ class Service:
                 self._prepare(command.request.id, lambda engine: engine.prepare(command.request))
             case protocol.Embed():
                 self._prepare(command.request.id, lambda engine: engine.prepare_embedding(command.request))
-            case protocol.Load() | protocol.DryRun() | protocol.Cancel():
+            case protocol.Load():
+                with contextlib.suppress(SandboxMissing):  # the step thread meets the same, and says so
+                    self._sandbox.confine(command.path)
+                self._orders.put(command)
+            case protocol.DryRun() | protocol.Cancel():
                 self._orders.put(command)
             case protocol.Stop():
                 self.stop()
@@ -186,6 +205,7 @@ class Service:
             return
         try:
             self._refuse_wrong_load(command)
+            self._sandbox.confine(command.path)
             engine = self._kind.load(command.path, command.options, self._progress)
         except Exception as error:
             life.log_error("the model could not be loaded", error)
@@ -213,7 +233,9 @@ class Service:
         if self._engine is not None:
             return protocol.DryRunDone(command.id, None, "this worker already holds a model")
         try:
-            return protocol.DryRunDone(command.id, self._kind.dry_run(command.path, command.options))
+            # Confined by itself, since this process will be asked about other files, too.
+            dry_run = functools.partial(self._kind.dry_run, command.path, command.options)
+            return protocol.DryRunDone(command.id, self._sandbox.confined(command.path, dry_run))
         except Exception as error:
             return protocol.DryRunDone(command.id, None, str(error) or type(error).__name__)
 

@@ -71,6 +71,19 @@ async def test_a_real_model_chats_embeds_and_holds_what_its_dry_run_said(
     assert (await launcher.build()).startswith("llama-cpp-python ")
 
 
+async def test_a_real_model_is_served_with_every_layer_of_the_sandbox(
+    launcher: ProcessLauncher, smollm2: Path
+) -> None:
+    model = LocalModel("m", str(smollm2), engine=OPTIONS, file=identity(smollm2))
+    greedy = SamplingParams(temperature=0, max_tokens=5)
+    async with launcher.launch("m#1", model, quiet) as worker:
+        status = Path(f"/proc/{worker.pid}/status").read_text()
+        deltas = [d async for d in worker.generate(GenerationRequest("0", TextPrompt("1, 2, 3,"), greedy))]
+    assert "".join(delta.text for delta in deltas).startswith(" 4")
+    assert "NoNewPrivs:\t1\n" in status
+    assert "Seccomp:\t2\n" in status
+
+
 @pytest.mark.parametrize("keep", [0, 100, 2**20, 90 * 2**20], ids=["empty", "header", "start", "most"])
 async def test_a_truncated_file_is_a_failed_load_and_no_dry_run(
     launcher: ProcessLauncher, smollm2: Path, tmp_path: Path, keep: int

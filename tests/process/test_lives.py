@@ -15,6 +15,7 @@ import pytest
 
 from router.domain.errors import LoadFailed
 from router.domain.models import EngineOptions, Footprint
+from router.protocol import VERSION
 from router.runtime.launcher import ProcessLauncher
 from router.runtime.spares import Spares
 from router.telemetry import Metrics
@@ -217,7 +218,10 @@ async def test_two_loads_at_once_get_two_processes(launcher: ProcessLauncher) ->
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("old", "speaks protocol 2, this gateway 1: both must come from the same installation"),
+        (
+            "old",
+            f"speaks protocol {VERSION + 1}, this gateway {VERSION}: both must come from the same installation",
+        ),
         ("mute", "said nothing for 2 s"),
         ("rude", "began with Pong instead of Hello"),
         ("garbage", "did not start: killed because it broke the protocol"),

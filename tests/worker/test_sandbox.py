@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from router import protocol
+from router.worker import landlock, sandbox, seccomp
+from router.worker.sandbox import Sandbox, SandboxMissing, parts
+from tests.worker.prison import printed
+
+HELD = [
+    layer
+    for layer in protocol.SANDBOX_LAYERS
+    if (layer != "landlock" or landlock.version())
+    and (layer != "seccomp" or platform.machine() in seccomp.MACHINES)
+]
+"""What this machine can hold. Short of all four, the tests below test less, and say so by their length."""
+
+ENTER = "box = sandbox.Sandbox(sys.argv[1])\nbox.enter()\n"
+
+
+def test_all_layers_that_this_kernel_has_are_seen_to_hold() -> None:
+    assert printed(f"{ENTER}print(*box.holds)", "auto") == [" ".join(HELD)]
+
+
+@pytest.mark.parametrize("layer", HELD)
+def test_each_layer_can_be_had_alone(layer: str) -> None:
+    script = f"{ENTER}print(*box.holds)\nprint(tried(socket.socket, socket.AF_INET))"
+    held, network = printed(script, layer)
+    assert held == layer
+    assert network == ("Address family not supported by protocol" if layer == "seccomp" else "done")
+
+
+def test_switched_off_nothing_is_given_up(tmp_path: Path) -> None:
+    script = f"{ENTER}print(box.holds)\nbox.confine('/m')\nprint(tried(Path('/etc/passwd').read_text))"
+    assert printed(script, "off") == ["()", "done"]
+
+
+@pytest.mark.skipif("landlock" not in HELD, reason="this kernel has no Landlock: files stay open to workers")
+def test_after_the_model_is_named_the_python_library_is_open_and_other_files_are_not(tmp_path: Path) -> None:
+    model, other = tmp_path / "model.gguf", tmp_path / "other.gguf"
+    model.write_text("x")
+    other.write_text("x")
+    script = f"""{ENTER}
+model, other = map(Path, sys.argv[2:])
+print(tried(other.read_text))
+box.confine(str(model))
+print(tried(model.read_text), tried(other.read_text), tried(other.write_text, "y"))
+import xml.dom.minidom, msgspec.json
+print(tried(Path("/proc/self/status").read_text))
+"""
+    denied = "Permission denied"
+    assert printed(script, "auto", str(model), str(other)) == ["done", f"done {denied} {denied}", "done"]
+
+
+@pytest.mark.skipif("landlock" not in HELD, reason="this kernel has no Landlock: files stay open to workers")
+def test_a_dry_run_is_confined_by_itself(tmp_path: Path) -> None:
+    script = f"""{ENTER}
+path = sys.argv[2]
+print(box.confined("/dev/null", lambda: tried(Path(path).read_text)))
+print(tried(Path(path).read_text))
+"""
+    (tmp_path / "other").write_text("x")
+    wanted = ["Permission denied", "done"]
+    assert printed(script, "auto", str(tmp_path / "other")) == wanted
+
+
+def test_what_is_done_on_a_thread_of_its_own_comes_back_and_so_do_its_errors() -> None:
+    box = Sandbox("off")
+    assert box.confined("/m", lambda: threading.current_thread().name) == "confined"
+    with pytest.raises(KeyError):
+        box.confined("/m", lambda: {}["no"])
+
+
+def test_no_core_dump_is_written_and_files_are_few() -> None:
+    script = f"""{ENTER}
+import resource
+print(resource.getrlimit(resource.RLIMIT_CORE), resource.getrlimit(resource.RLIMIT_NOFILE)[1] <= 4096)
+"""
+    assert printed(script, "rlimits") == ["(0, 0) True"]
+
+
+def test_a_missing_layer_is_a_warning_or_the_end_as_it_was_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing() -> bool:
+        raise OSError("not in this kernel")
+
+    layers = dict.fromkeys(protocol.SANDBOX_LAYERS, lambda: True)
+    monkeypatch.setattr(sandbox, "_LAYERS", {**layers, "seccomp": missing, "rlimits": lambda: False})
+    box = Sandbox("auto")
+    box.enter()
+    assert box.holds == ("no_new_privs", "landlock")
+    told = capsys.readouterr().err
+    assert "not in this kernel" in told and "rlimits was set and does not hold" in told
+    with pytest.raises(SandboxMissing, match="rlimits cannot be had"):
+        Sandbox("on").enter()
+
+
+def test_another_system_than_linux_has_no_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    box = Sandbox("auto")
+    box.enter()
+    assert box.holds == ()
+
+
+def test_a_model_in_several_files_is_all_of_them(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        (tmp_path / f"m-0000{number}-of-00003.gguf").touch()
+    (tmp_path / "m-00001-of-00004.gguf").touch()
+    found = parts(str(tmp_path / "m-00001-of-00003.gguf"))
+    assert [file.name for file in found] == [f"m-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
+    assert parts("/models/m.gguf") == [Path("/models/m.gguf")]
+
+
+def test_asked_by_itself_it_prints_what_holds() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "router.worker.sandbox"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.split() == HELD
