@@ -60,6 +60,14 @@ def _sandbox(told: str) -> str:
     return told
 
 
+SandboxLayers = Annotated[
+    str,
+    typer.Option(
+        envvar="ROUTER_SANDBOX", help="auto, on (or no worker starts), off, or layers.", callback=_sandbox
+    ),
+]
+
+
 # The gateway -----------------------------------------------------------------------------------------------
 
 
@@ -83,12 +91,7 @@ def serve(
     allow_host: Hosts = None,
     cors_origin: Origins = None,
     spares: Annotated[int, typer.Option(envvar="ROUTER_SPARES", min=0, max=8, help="Warm workers.")] = 1,
-    sandbox: Annotated[
-        str,
-        typer.Option(
-            envvar="ROUTER_SANDBOX", help="auto, on (or no worker starts), off, or layers.", callback=_sandbox
-        ),
-    ] = "auto",
+    sandbox: SandboxLayers = "auto",
     backend: Annotated[Literal["llama", "echo"], typer.Option(help="echo: no model, for tests.")] = "llama",
     as_json: Annotated[bool, typer.Option("--json", help="JSON log lines and a JSON ready line.")] = False,
 ) -> None:

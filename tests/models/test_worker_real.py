@@ -36,6 +36,10 @@ async def launcher() -> AsyncIterator[ProcessLauncher]:
         yield ProcessLauncher(spares, Metrics())
 
 
+def status_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/status").read_text()
+
+
 def quiet(fraction: float) -> None:
     pass
 
@@ -77,7 +81,7 @@ async def test_a_real_model_is_served_with_every_layer_of_the_sandbox(
     model = LocalModel("m", str(smollm2), engine=OPTIONS, file=identity(smollm2))
     greedy = SamplingParams(temperature=0, max_tokens=5)
     async with launcher.launch("m#1", model, quiet) as worker:
-        status = Path(f"/proc/{worker.pid}/status").read_text()
+        status = status_of(worker.pid)
         deltas = [d async for d in worker.generate(GenerationRequest("0", TextPrompt("1, 2, 3,"), greedy))]
     assert "".join(delta.text for delta in deltas).startswith(" 4")
     assert "NoNewPrivs:\t1\n" in status

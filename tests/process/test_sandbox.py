@@ -14,17 +14,10 @@ from router.protocol import SANDBOX_LAYERS
 from router.runtime.launcher import ProcessLauncher
 from router.runtime.spares import Spares
 from router.telemetry import Metrics
-from router.worker import landlock
 from tests.process.people import ask, echo, text
+from tests.worker.kernel import needs_landlock, needs_landlock_6
 
-pytestmark = [
-    pytest.mark.process,
-    pytest.mark.skipif(sys.platform != "linux", reason="only Linux has these layers"),
-]
-needs_landlock = pytest.mark.skipif(
-    not landlock.version(),
-    reason="this kernel has no Landlock, or it is switched off: files stay open to workers",
-)
+pytestmark = pytest.mark.process
 
 
 async def serve(attempt: str, sandbox: str) -> str:
@@ -75,7 +68,7 @@ async def test_a_worker_traces_and_starts_no_other_program(attempt: str) -> None
         await serve(attempt, "auto")
 
 
-@pytest.mark.skipif(landlock.version() < 6, reason="signals are kept in from Landlock 6 on")
+@needs_landlock_6
 async def test_a_worker_sends_its_gateway_no_signal() -> None:
     with pytest.raises(LoadFailed, match="Operation not permitted"):
         await serve("kill", "on")

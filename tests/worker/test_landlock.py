@@ -1,16 +1,13 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from router.worker import landlock
+from tests.worker.kernel import needs_an_ordinary_user, needs_landlock, needs_landlock_4, needs_landlock_6
 from tests.worker.prison import printed
 
-needs_landlock = pytest.mark.skipif(
-    not landlock.version(), reason="this kernel has no Landlock, or it is switched off: nothing to test here"
-)
 ENTER = "sandbox.no_new_privs()\nlandlock.enter([sys.argv[1]], sys.argv[2:])\n"
 
 
@@ -54,21 +51,20 @@ after.join()
     assert printed(script, str(tmp_path / "model")) == ["done", "Permission denied"]
 
 
-@pytest.mark.skipif(landlock.version() < 6, reason="signals are kept in from Landlock 6 on")
+@needs_landlock_6
 def test_a_confined_process_sends_no_signal_to_its_gateway() -> None:
     assert printed(f"{ENTER}print(tried(os.kill, os.getppid(), 0))", "/dev/null") == [
         "Operation not permitted"
     ]
 
 
-@needs_landlock
-@pytest.mark.skipif(landlock.version() < 4, reason="TCP is kept in from Landlock 4 on")
+@needs_landlock_4
 def test_a_confined_process_connects_to_nobody() -> None:
     script = f"{ENTER}print(tried(socket.socket().connect, ('127.0.0.1', 9)))"
     assert printed(script, "/dev/null") == ["Permission denied"]
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root needs no no_new_privs to confine itself")
+@needs_an_ordinary_user
 @needs_landlock
 def test_without_no_new_privs_the_kernel_refuses() -> None:
     assert printed("print(tried(landlock.enter, []))") == ["landlock: Operation not permitted"]

@@ -11,6 +11,7 @@ import pytest
 from router import protocol
 from router.worker import landlock, sandbox, seccomp
 from router.worker.sandbox import Sandbox, SandboxMissing, parts
+from tests.worker.kernel import needs_landlock
 from tests.worker.prison import printed
 
 HELD = [
@@ -41,7 +42,7 @@ def test_switched_off_nothing_is_given_up(tmp_path: Path) -> None:
     assert printed(script, "off") == ["()", "done"]
 
 
-@pytest.mark.skipif("landlock" not in HELD, reason="this kernel has no Landlock: files stay open to workers")
+@needs_landlock
 def test_after_the_model_is_named_the_python_library_is_open_and_other_files_are_not(tmp_path: Path) -> None:
     model, other = tmp_path / "model.gguf", tmp_path / "other.gguf"
     model.write_text("x")
@@ -58,7 +59,7 @@ print(tried(Path("/proc/self/status").read_text))
     assert printed(script, "auto", str(model), str(other)) == ["done", f"done {denied} {denied}", "done"]
 
 
-@pytest.mark.skipif("landlock" not in HELD, reason="this kernel has no Landlock: files stay open to workers")
+@needs_landlock
 def test_a_dry_run_is_confined_by_itself(tmp_path: Path) -> None:
     script = f"""{ENTER}
 path = sys.argv[2]

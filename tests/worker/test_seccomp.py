@@ -3,27 +3,20 @@ from __future__ import annotations
 import platform
 import re
 import struct
-from pathlib import Path
 
 import pytest
 
 from router.worker import seccomp
+from tests.worker.kernel import header, needs_filter
 from tests.worker.prison import printed
 
 HERE = platform.machine()
-HEADERS = {
-    "x86_64": "/usr/include/x86_64-linux-gnu/asm/unistd_64.h",
-    "aarch64": "/usr/include/asm-generic/unistd.h",
-}
 ENTER = "sandbox.no_new_privs()\nseccomp.enter()\n"
 
 
 @pytest.mark.parametrize("machine", seccomp.MACHINES)
 def test_every_number_is_the_kernels_own(machine: str) -> None:
-    header = Path(HEADERS[machine])
-    if not header.is_file():
-        pytest.skip(f"no kernel headers for {machine} here: {header}")
-    known = dict(re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", header.read_text()))
+    known = dict(re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", header(machine)))
     found = seccomp.MACHINES[machine]
     numbers = {**found.denied, "socket": found.socket, "clone": found.clone, "seccomp": found.seccomp}
     wrong = {name: n for name, n in numbers.items() if name in known and int(known[name]) != n}
@@ -75,7 +68,7 @@ def test_the_program_refuses_what_is_listed_and_nothing_else(machine: seccomp.Ma
     assert run(code, machine.audit, 0x40000000 | 101) == denied
 
 
-@pytest.mark.skipif(HERE not in seccomp.MACHINES, reason=f"no filter for {HERE}")
+@needs_filter
 def test_under_the_filter_this_kernel_refuses_each_listed_call() -> None:
     script = f"""
 import ctypes
@@ -90,7 +83,7 @@ for name, number in seccomp.MACHINES["{HERE}"].denied.items():
     assert len(answers) == len(seccomp.MACHINES[HERE].denied)
 
 
-@pytest.mark.skipif(HERE not in seccomp.MACHINES, reason=f"no filter for {HERE}")
+@needs_filter
 def test_threads_and_unix_sockets_go_on_and_the_network_does_not() -> None:
     script = f"""
 print(seccomp.holds())
