@@ -20,7 +20,7 @@ import uvicorn
 from router.api import connection, origins
 from router.api.app import House, build
 from router.domain.errors import RouterError
-from router.domain.models import EngineOptions, Footprint, LocalModel
+from router.domain.models import EngineOptions, Footprint, LocalModel, Placement, together
 from router.registry import loader
 from router.registry.catalog import Catalog
 from router.registry.loader import Registry
@@ -89,9 +89,9 @@ async def _run(
     )
     registry = await catalog.start()
     check_open(settings, registry)
-    core = Residency(registry.budget, registry.limits)
-    async with ResidencyManager(core, launcher, metrics, device=registry.device.name) as residency:
-        applied.append(lambda new: residency.reconcile(new.models, new.budget, new.limits))
+    core = Residency(registry.budgets, registry.limits)
+    async with ResidencyManager(core, launcher, metrics) as residency:
+        applied.append(lambda new: residency.reconcile(new.models, new.budgets, new.limits))
         apply(registry)
         house = House(settings, catalog, residency, Dispatcher(residency, metrics), metrics)
         await _serve_http(
@@ -166,7 +166,7 @@ class DryRunner(Protocol):
     """Asks the engine what it would allocate; a process hides behind it."""
 
     async def build(self) -> str: ...
-    async def dry_run(self, path: str, options: EngineOptions) -> tuple[Footprint | None, str]: ...
+    async def dry_run(self, path: str, options: EngineOptions) -> tuple[dict[str, Footprint] | None, str]: ...
 
 
 class Refiner:
@@ -184,14 +184,16 @@ class Refiner:
         if model.problem is not None:
             return model
         build = await self._launcher.build()
-        footprint = self._ledger.get(build, model)
-        if footprint is None:
-            footprint, message = await self._launcher.dry_run(model.path, model.engine)
-            if footprint is None:
+        footprints = self._ledger.get(build, model)
+        if footprints is None:
+            footprints, message = await self._launcher.dry_run(model.path, model.engine)
+            if footprints is None:
                 log.warning("no dry run; the formula stands", model=model.name, reason=message)
                 return model
-            self._ledger.put(build, model, footprint)
-        return msgspec.structs.replace(model, footprint=footprint)
+            self._ledger.put(build, model, footprints)
+        (device,) = model.placements[0].footprints
+        placement = Placement(model.engine, {device: together(footprints.values())})
+        return msgspec.structs.replace(model, placements=(placement,))
 
 
 def listen(host: str, port: int) -> socket.socket:

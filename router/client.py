@@ -66,7 +66,7 @@ class Instance(msgspec.Struct, frozen=True):
     model: str
     id: str = ""
     phase: str = "ready"
-    """loading, ready, draining or stopping."""
+    """loading, ready, draining, stopping or quarantined."""
     progress: float = 0.0
     pid: int | None = None
     bytes: int | None = None
@@ -79,6 +79,7 @@ class Memory(msgspec.Struct, frozen=True):
     budget: int = 0
     used: int = 0
     reserved: int = 0
+    quarantined: int = 0
     free: int = 0
 
 

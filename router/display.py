@@ -17,6 +17,7 @@ from rich.text import Text
 
 from router import __version__
 from router.client import Instance, ModelEntry, Running
+from router.domain.memory import Bytes, fits, left
 from router.domain.models import LocalModel
 from router.registry.loader import Registry
 
@@ -31,7 +32,7 @@ def banner(registry: Registry, url: str) -> str:
             "",
             f"router {__version__} serves {url}",
             "",
-            *(f"  {_line(model, registry.budget)}" for model in models),
+            *(f"  {_line(model, registry.budgets)}" for model in models),
             "",
             f"  {what_fits(registry)}",
             "  Try:",
@@ -43,25 +44,32 @@ def banner(registry: Registry, url: str) -> str:
 
 
 def what_fits(registry: Registry) -> str:
-    """How many of the models the budget holds at once, smallest first."""
-    left, count = registry.budget, 0
-    for need in sorted(m.footprint.total for m in registry.models.values() if m.problem is None):
-        if need > left:
+    """How many of the models the budgets hold at once, smallest first."""
+    room, count = dict(registry.budgets), 0
+    sound = [model for model in registry.models.values() if model.problem is None]
+    for model in sorted(sound, key=lambda model: model.footprint.total):
+        way = next((p for p in model.placements if fits(p.bytes, room)), None)
+        if way is None:
             break
-        left, count = left - need, count + 1
-    budget = f"The budget of {size(registry.budget)} on {registry.device.name} holds"
+        room, count = left(room, way.bytes), count + 1
+    shares = " and ".join(f"{size(budget)} on {device}" for device, budget in registry.budgets.items())
+    budget = f"The budget of {shares} holds"
     total = len(registry.models)
     if count == 0:
         return f"{budget} none of these models."
     return f"{budget} {'every model' if count == total else f'at most {count} of {total} models'} at once."
 
 
-def _line(model: LocalModel, budget: int) -> str:
+def _line(model: LocalModel, budgets: Bytes) -> str:
     if model.problem is not None:
         return f"{model.name:<28}  cannot be loaded: {model.problem}"
     aliases = f"  also {', '.join(model.aliases)}" if model.aliases else ""
-    fits = "" if model.footprint.total <= budget else "  does not fit the budget"
-    return f"{model.name:<28} {size(model.footprint.total):>9}{aliases}{fits}"
+    over = "" if _can_fit(model, budgets) else "  does not fit the budget"
+    return f"{model.name:<28} {size(model.footprint.total):>9}{aliases}{over}"
+
+
+def _can_fit(model: LocalModel, budgets: Bytes) -> bool:
+    return any(fits(placement.bytes, budgets) for placement in model.placements)
 
 
 def _two_to_try(models: Sequence[LocalModel]) -> list[LocalModel]:
@@ -77,35 +85,34 @@ def _chat(url: str, model: str) -> str:
 
 
 def footprints(registry: Registry) -> Table:
-    """What each model needs of the device, and whether it fits."""
+    """What each model needs, and whether it fits."""
     table = _table("model", "weights", "kv cache", "compute", "total", "context x slots", "fits")
     for model in registry.models.values():
         need = model.footprint
         parts = (need.weights, need.kv_cache, need.compute + need.overhead, need.total)
         cells = [size(part) if need.total else "-" for part in parts]
         slots = f"{model.engine.context} x {model.engine.slots}"
-        _row(table, model.name, *cells, slots, _fits(model, registry.budget))
+        _row(table, model.name, *cells, slots, _fits(model, registry.budgets))
     return table
 
 
-def _fits(model: LocalModel, budget: int) -> str:
+def _fits(model: LocalModel, budgets: Bytes) -> str:
     if model.problem is not None:
         return f"no: {model.problem}"
-    return "yes" if model.footprint.total <= budget else "no: it needs more than the budget"
+    return "yes" if _can_fit(model, budgets) else "no: it needs more than the budget"
 
 
 def registry_facts(registry: Registry) -> dict[str, Any]:
     """The registry as JSON for scripts; sizes in bytes."""
     return {
         "registry": str(registry.path),
-        "device": registry.device.name,
-        "budget": registry.budget,
-        "models": [_model_facts(model, registry.budget) for model in registry.models.values()],
+        "budgets": dict(registry.budgets),
+        "models": [_model_facts(model, registry.budgets) for model in registry.models.values()],
         "warnings": list(registry.warnings),
     }
 
 
-def _model_facts(model: LocalModel, budget: int) -> dict[str, Any]:
+def _model_facts(model: LocalModel, budgets: Bytes) -> dict[str, Any]:
     need = model.footprint
     return {
         "id": model.name,
@@ -121,7 +128,7 @@ def _model_facts(model: LocalModel, budget: int) -> dict[str, Any]:
             "overhead": need.overhead,
             "total": need.total,
         },
-        "fits": model.problem is None and need.total <= budget,
+        "fits": model.problem is None and _can_fit(model, budgets),
         "problem": model.problem,
     }
 
@@ -156,8 +163,9 @@ def memory(now: Running) -> list[str]:
     """Lines about the budget, about who waits, and about models that failed."""
     lines = []
     if (held := now.memory) is not None:
-        used = size(held.used + held.reserved)
-        lines.append(f"{used} of {size(held.budget)} held, {size(held.free)} free")
+        used = size(held.used + held.reserved + held.quarantined)
+        lost = f", {size(held.quarantined)} of them by processes that do not end" if held.quarantined else ""
+        lines.append(f"{used} of {size(held.budget)} held{lost}, {size(held.free)} free")
     lines += [f"waiting for {model}: {count}" for model, count in now.waiting.items()]
     lines += [f"failed: {model}: {reason}" for model, reason in now.failed.items()]
     return lines

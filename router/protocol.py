@@ -102,8 +102,8 @@ class EngineFacts(msgspec.Struct, frozen=True):
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     facts: EngineFacts
-    resident: Footprint
-    """Measured by the worker from llama.cpp's own buffers."""
+    resident: dict[str, Footprint]
+    """By device name; measured by the worker from llama.cpp's own buffers."""
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
@@ -111,10 +111,10 @@ class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
 
 
 class DryRunDone(msgspec.Struct, frozen=True, tag="dry_run_done"):
-    """`footprint` is None when the dry run could not be had; `message` says why."""
+    """`footprints`, by device name, is None when the dry run could not be had; `message` says why."""
 
     id: str
-    footprint: Footprint | None
+    footprints: dict[str, Footprint] | None
     message: str = ""
 
 

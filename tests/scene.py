@@ -9,7 +9,7 @@ import json
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from router.api.app import build
 from router.api.house import House
@@ -22,30 +22,31 @@ from router.domain.generation import (
     GenerationRequest,
     Usage,
 )
-from router.domain.models import EngineOptions, Footprint, Limits, LocalModel
+from router.domain.models import EngineOptions, Footprint, Limits, LocalModel, Placement
+from router.domain.news import News, Progress
 from router.protocol import EngineFacts, EngineGauges
 from router.registry.loader import Key, Registry
 from router.residency.core import Residency
 from router.residency.manager import ResidencyManager
 from router.routing.dispatch import Dispatcher
 from router.settings import Settings
-from router.sizing.devices import Device
 from router.telemetry import Metrics
+from tests.local import local_model
 
 Step = str | Delta | asyncio.Event | RouterError
 """A word, a delta as it is, something to wait for, or an end."""
 
-A = LocalModel(
+A = local_model(
     name="org/a:q4", path="/a", footprint=Footprint(60), engine=EngineOptions(slots=2), aliases=("default",)
 )
-B = LocalModel(name="b", path="/b", footprint=Footprint(60), engine=EngineOptions(slots=2))
+B = local_model(name="b", path="/b", footprint=Footprint(60), engine=EngineOptions(slots=2))
 
 
 class FakeWorker:
     """Plays one script per generation; the last one again and again."""
 
     facts = EngineFacts(4096, 2, 100, 3, True, True)
-    resident = Footprint(60)
+    resident: ClassVar = {"host": Footprint(60)}
     pid = 4711
     gauges = EngineGauges()
 
@@ -104,9 +105,9 @@ class FakeLauncher:
 
     @contextlib.asynccontextmanager
     async def launch(
-        self, instance: str, model: LocalModel, progress: Callable[[float], None]
+        self, instance: str, model: LocalModel, placement: Placement, tell: Callable[[News], None]
     ) -> AsyncIterator[FakeWorker]:
-        progress(0.4)
+        tell(Progress(0.4))
         if gate := self.gates.get(model.name):
             await gate.wait()
         if reason := self.broken.get(model.name):
@@ -132,8 +133,7 @@ def registry(*models: LocalModel, keys: tuple[Key, ...] = (), limits: Limits | N
         path=Path("registry.yaml"),
         models={m.name: m for m in models},
         aliases={alias: m.name for m in models for alias in m.aliases},
-        device=Device("host", "cpu", 100, 100),
-        budget=100,
+        budgets={"host": 100},
         keys=keys,
         limits=limits or Limits(),
         warnings=(),
@@ -189,10 +189,10 @@ async def scene(
     current = registry(*(models or (A, B)), keys=keys, limits=limits)
     metrics = Metrics()
     launcher = FakeLauncher()
-    core = Residency(current.budget, current.limits)
+    core = Residency(current.budgets, current.limits)
     chosen = Settings(registry=Path("registry.yaml"), **settings)
     async with ResidencyManager(core, launcher, metrics) as residency:
-        residency.reconcile(current.models, current.budget, current.limits)
+        residency.reconcile(current.models, current.budgets, current.limits)
         catalog: Any = FixedCatalog(current)
         house = House(chosen, catalog, residency, Dispatcher(residency, metrics), metrics)
         async with house.background.open(), asyncio.TaskGroup() as tasks:

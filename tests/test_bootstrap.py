@@ -14,8 +14,8 @@ from router.bootstrap import CannotServe, Ends, Refiner, check_open, check_origi
 from router.domain.models import EngineOptions, Footprint, Limits, LocalModel
 from router.registry.loader import Key, Registry
 from router.settings import Settings
-from router.sizing.devices import Device
 from router.sizing.ledger import Ledger
+from tests.local import local_model
 
 KEY = Key(name="alice", sha256="0" * 64, models=("*",))
 
@@ -25,8 +25,7 @@ def registry(*models: LocalModel, keys: tuple[Key, ...] = ()) -> Registry:
         path=Path("registry.yaml"),
         models={m.name: m for m in models},
         aliases={},
-        device=Device("host", "cpu", 100, 100),
-        budget=100,
+        budgets={"host": 100},
         keys=keys,
         limits=Limits(),
         warnings=(),
@@ -76,25 +75,25 @@ async def test_the_first_signal_asks_and_the_second_hurries() -> None:
 class DryRuns:
     """The part of the launcher that the refiner uses."""
 
-    def __init__(self, answer: Footprint | None) -> None:
+    def __init__(self, answer: dict[str, Footprint] | None) -> None:
         self.answer = answer
         self.asked: list[str] = []
 
     async def build(self) -> str:
         return "build-1"
 
-    async def dry_run(self, path: str, options: EngineOptions) -> tuple[Footprint | None, str]:
+    async def dry_run(self, path: str, options: EngineOptions) -> tuple[dict[str, Footprint] | None, str]:
         self.asked.append(path)
         return self.answer, "" if self.answer else "it crashed"
 
 
-GOOD = LocalModel(name="good", path="/good.gguf", footprint=Footprint(1, 1, 1))
-BROKEN = LocalModel(name="broken", path="/broken.gguf", problem="no such file")
+GOOD = local_model(name="good", path="/good.gguf", footprint=Footprint(1, 1, 1))
+BROKEN = local_model(name="broken", path="/broken.gguf", problem="no such file")
 EXACT = Footprint(10, 20, 30)
 
 
 async def test_a_dry_run_replaces_the_formula_once_and_is_remembered(tmp_path: Path) -> None:
-    runs = DryRuns(EXACT)
+    runs = DryRuns({"host": EXACT})
     ledger = Ledger(tmp_path / "footprints.json")
     refined = await Refiner(runs, ledger).refine(registry(GOOD, BROKEN))
     assert refined.models["good"].footprint == EXACT

@@ -11,14 +11,14 @@ from router import display
 from router.client import Instance, Memory, ModelEntry, Running, Status
 from router.domain.models import Footprint, Limits, LocalModel, ModelCard
 from router.registry.loader import Registry
-from router.sizing.devices import Device
+from tests.local import local_model
 
 MiB = 2**20
 
 
 def model(name: str, need: int, problem: str | None = None, pooled: bool = False) -> LocalModel:
     weights = Footprint(weights=need * MiB)
-    return LocalModel(name, f"/{name}.gguf", weights, problem=problem, card=ModelCard(pooled=pooled))
+    return local_model(name, footprint=weights, device="gpu0", problem=problem, card=ModelCard(pooled=pooled))
 
 
 def registry(*models: LocalModel, budget: int = 100) -> Registry:
@@ -26,8 +26,7 @@ def registry(*models: LocalModel, budget: int = 100) -> Registry:
         path=Path("registry.yaml"),
         models={m.name: m for m in models},
         aliases={},
-        device=Device("gpu0", "cuda", 200 * MiB, 200 * MiB),
-        budget=budget * MiB,
+        budgets={"gpu0": budget * MiB},
         keys=(),
         limits=Limits(),
         warnings=(),
@@ -105,7 +104,7 @@ def test_instances_show_progress_slots_and_the_time_left() -> None:
 
 
 def test_memory_lines_name_waiters_and_failures() -> None:
-    held = Memory(100 * MiB, 50 * MiB, 10 * MiB, 40 * MiB)
+    held = Memory(100 * MiB, 50 * MiB, 10 * MiB, free=40 * MiB)
     assert display.memory(Running((), held, {"a": 2}, {"b": "crashed"})) == [
         "60 MiB of 100 MiB held, 40 MiB free",
         "waiting for a: 2",

@@ -136,7 +136,7 @@ def test_the_registry_in_the_readme_is_one_that_loads(tmp_path: Path) -> None:
     card = Device("gpu0", "cuda", 24 * 2**30, 24 * 2**30)
     found = loader.load(tmp_path / "registry.yaml", (card,), tmp_path)
     assert set(found.models) == {"llama-3.1-8b", "code-13b"}
-    assert found.budget < card.total
+    assert found.budgets["gpu0"] < card.total
     assert all("no such file" in (model.problem or "") for model in found.models.values())
 
 

@@ -42,7 +42,7 @@ COMMANDS: tuple[protocol.Command, ...] = (
 EVENTS: tuple[protocol.WorkerEvent, ...] = (
     protocol.Hello(protocol.VERSION, 42, "build", False),
     protocol.LoadProgress(0.5),
-    protocol.Loaded(protocol.EngineFacts(512, 2, 100, 8, True, True), Footprint(weights=9)),
+    protocol.Loaded(protocol.EngineFacts(512, 2, 100, 8, True, True), {"host": Footprint(weights=9)}),
     protocol.LoadFailed("no"),
     protocol.DryRunDone("d", None, "no"),
     protocol.Step(

@@ -27,7 +27,13 @@ from router.telemetry import CONTENT_TYPE, logger
 
 log = logger("api")
 
-_LLAMA_SWAP_STATES = {"loading": "starting", "ready": "ready", "draining": "stopping", "stopping": "stopping"}
+_LLAMA_SWAP_STATES = {
+    "loading": "starting",
+    "ready": "ready",
+    "draining": "stopping",
+    "stopping": "stopping",
+    "quarantined": "stopping",
+}
 
 
 # Health ----------------------------------------------------------------------------------------------------
@@ -172,10 +178,10 @@ async def running(request: Request, house: House, record: Record) -> Response:
     view = house.residency.view()
     models = house.catalog.current.models
     seen = [i for i in view.instances if (m := models.get(i.model)) is None or record.may_use(m)]
-    memory = {"budget": view.budget, "used": view.used, "reserved": view.reserved, "free": view.free}
     body = {
         "running": [_instance(i, models.get(i.model)) for i in seen],
-        "memory": memory,
+        "memory": view.memory.kinds(),
+        "devices": {device: memory.kinds() for device, memory in view.devices.items()},
         "waiting": dict(view.waiting),
         "failed": dict(view.failed),
     }

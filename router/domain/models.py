@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -18,7 +19,7 @@ ALL_LAYERS = -1
 
 
 class Footprint(msgspec.Struct, frozen=True):
-    """Bytes of the device's memory that one resident model holds."""
+    """Bytes of ONE device's memory that one resident model holds."""
 
     weights: int = 0
     kv_cache: int = 0
@@ -29,6 +30,17 @@ class Footprint(msgspec.Struct, frozen=True):
     @property
     def total(self) -> int:
         return self.weights + self.kv_cache + self.compute + self.overhead
+
+
+def together(footprints: Iterable[Footprint]) -> Footprint:
+    """The footprints of several devices added up, kind by kind."""
+    found = list(footprints)
+    return Footprint(
+        sum(f.weights for f in found),
+        sum(f.kv_cache for f in found),
+        sum(f.compute for f in found),
+        sum(f.overhead for f in found),
+    )
 
 
 class EngineOptions(msgspec.Struct, frozen=True):
@@ -42,6 +54,25 @@ class EngineOptions(msgspec.Struct, frozen=True):
     flash_attention: FlashAttention = "auto"
     ubatch: int = 512
     """Tokens of one micro-batch: the unit of prefill."""
+    devices: tuple[str, ...] = ()
+    """Where the layers go, by name ("gpu0"); empty = where llama.cpp puts them by itself."""
+    split: tuple[float, ...] = ()
+    """The share of the layers that each of `devices` gets; empty = all on the first."""
+
+
+class Placement(msgspec.Struct, frozen=True):
+    """One way to hold a model: what the engine is told, and what that takes of each device."""
+
+    engine: EngineOptions
+    """The registry's options with `gpu_layers`, `devices` and `split` resolved."""
+    footprints: dict[str, Footprint]
+    """By device name: "gpu0", "gpu1", "host"."""
+    warning: str | None = None
+    """What an operator should know of this way; None when there is nothing."""
+
+    @property
+    def bytes(self) -> dict[str, int]:
+        return {device: footprint.total for device, footprint in self.footprints.items()}
 
 
 class FileIdentity(msgspec.Struct, frozen=True):
@@ -83,12 +114,14 @@ class SamplingDefaults(msgspec.Struct, frozen=True):
 
 
 class LocalModel(msgspec.Struct, frozen=True):
-    """One local model of the registry, resolved: path absolute, footprint known, defaults filled in."""
+    """One local model of the registry, resolved: path absolute, placements known, defaults filled in."""
 
     name: str
     path: str
-    footprint: Footprint = Footprint()
+    placements: tuple[Placement, ...]
+    """The ways to hold it, best first; never empty."""
     engine: EngineOptions = EngineOptions()
+    """As the registry means it: what the fingerprint is made of. A worker gets its placement's."""
     file: FileIdentity = FileIdentity()
     card: ModelCard = ModelCard()
     aliases: tuple[str, ...] = ()
@@ -106,6 +139,11 @@ class LocalModel(msgspec.Struct, frozen=True):
     """Set if and only if `cloud` is spill."""
     problem: str | None = None
     """Why the model cannot be loaded as the registry names it (a missing file, say); None when it can."""
+
+    @property
+    def footprint(self) -> Footprint:
+        """Of the best placement, its devices added up: for people."""
+        return together(self.placements[0].footprints.values())
 
     @property
     def fingerprint(self) -> str:

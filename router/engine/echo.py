@@ -77,9 +77,9 @@ def build() -> str:
     return "echo 1"
 
 
-def dry_run(path: str, options: EngineOptions) -> Footprint:
+def dry_run(path: str, options: EngineOptions) -> dict[str, Footprint]:
     """What `load` would claim."""
-    return script(path).footprint
+    return {"host": script(path).footprint}
 
 
 def load(path: str, options: EngineOptions, progress: Callable[[float], None]) -> EchoBackend:
@@ -129,7 +129,7 @@ class EchoBackend:
         self._script = told
         self.width = max(options.ubatch, options.slots)
         self.embedding_width = options.ubatch
-        self.resident = told.footprint
+        self.resident = {"host": told.footprint}
         self.facts = EngineFacts(
             options.context, options.slots, END + 1, DIMENSIONS, True, can_generate=not told.embeds_only
         )

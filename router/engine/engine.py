@@ -46,7 +46,7 @@ class Backend(Vocabulary, Protocol):
     """
 
     facts: EngineFacts
-    resident: Footprint
+    resident: dict[str, Footprint]
     width: int
     embedding_width: int
 

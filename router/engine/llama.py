@@ -18,7 +18,7 @@ from router.engine import sampling
 from router.engine.batch import DecodeFailed, EngineError, EngineFacts, Matrix, Sampler, Tokens, Work
 from router.engine.llama_batch import Batch
 from router.engine.llama_log import complaint, forget_complaints, llama
-from router.engine.llama_memory import footprint
+from router.engine.llama_memory import footprints
 from router.engine.llama_params import Traits, context_params, model_params, traits
 from router.engine.llama_sampling import LlamaSampler
 from router.engine.llama_vocabulary import LlamaVocabulary
@@ -56,7 +56,7 @@ def load(path: str, options: EngineOptions, progress: Callable[[float], None]) -
         raise
 
 
-def dry_run(path: str, options: EngineOptions) -> Footprint:
+def dry_run(path: str, options: EngineOptions) -> dict[str, Footprint]:
     """What a load would allocate, by llama.cpp's own planning; about 0.1 s. Raises EngineError."""
     params = model_params(options)
     params.no_alloc = True
@@ -65,7 +65,7 @@ def dry_run(path: str, options: EngineOptions) -> Footprint:
     try:
         context = _new_context(model, options, traits(model))
         try:
-            return footprint(context)
+            return footprints(context)
         finally:
             llama.llama_free(context)
     finally:
@@ -105,7 +105,7 @@ class LlamaBackend(LlamaVocabulary):
         self.width: int = llama.llama_n_batch(context)
         self.embedding_width = min(self.width, kind.embedding_width(options))
         self._batch = Batch(self.width)
-        self.resident = footprint(context)
+        self.resident = footprints(context)
         # A model with learnt positions has none beyond those it was trained with, and would abort.
         positions = llama.llama_model_n_ctx_train(model) if kind.whole else options.context
         self.facts = EngineFacts(

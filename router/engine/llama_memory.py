@@ -71,14 +71,16 @@ def breakdown(context: Any) -> tuple[Buffers, ...]:
     return buffers
 
 
-def footprint(context: Any) -> Footprint:
-    """Bytes on the device; in a build that offloads nothing, the device is the host's memory."""
-    buffers = [b for b in breakdown(context) if b.on_device or not llama.llama_supports_gpu_offload()]
-    return Footprint(
+def footprints(context: Any) -> dict[str, Footprint]:
+    """By device name: bytes on the first GPU, or on the host in a build that offloads nothing."""
+    offloads = llama.llama_supports_gpu_offload()
+    buffers = [b for b in breakdown(context) if b.on_device or not offloads]
+    held = Footprint(
         weights=sum(b.model for b in buffers),
         kv_cache=sum(b.context for b in buffers),
         compute=sum(b.compute for b in buffers),
     )
+    return {"gpu0" if offloads else "host": held}
 
 
 @functools.cache

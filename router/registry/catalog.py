@@ -270,7 +270,7 @@ def _with_options(before: LocalModel, now: LocalModel) -> LocalModel:
         file=before.file,
         card=before.card,
         engine=before.engine,
-        footprint=before.footprint,
+        placements=before.placements,
         problem=None,
     )
 

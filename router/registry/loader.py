@@ -23,6 +23,7 @@ from router.domain.models import (
     Limits,
     LocalModel,
     ModelCard,
+    Placement,
     SamplingDefaults,
 )
 from router.domain.routes import Route
@@ -66,9 +67,8 @@ class Registry:
     """In the order of the file."""
     aliases: Mapping[str, str]
     """Alias -> name of its model, upstream or route."""
-    device: Device
-    budget: int
-    """Bytes of the device that models may hold."""
+    budgets: Mapping[str, int]
+    """Bytes of each device that models may hold, by its name."""
     keys: tuple[Key, ...]
     limits: Limits
     warnings: tuple[str, ...]
@@ -157,8 +157,7 @@ class _Load:
             path=self._path,
             models=MappingProxyType(models),
             aliases=MappingProxyType(aliases),
-            device=share.device,
-            budget=share.budget,
+            budgets={share.device.name: share.budget},
             keys=tuple(_key(key, aliases) for key in written.keys or ()),
             limits=limits,
             warnings=tuple(w.line(str(self._path)) for w in document.in_order(self._warnings)),
@@ -240,13 +239,13 @@ class _Load:
         card = gguf.card(file.header) if file.header else ModelCard()
         said = _Said(model, defaults)
         engine = self._engine(name, said, card)
-        engine, footprint = self._placed(name, said, engine, file.header, share)
+        engine, placements = self._placed(name, said, engine, file.header, share)
         if reason := quality.warning(card.quantization, model.quality):
             self._warn(("models", name, "quality"), reason)
         return LocalModel(
             name=name,
             path=str(file.path),
-            footprint=footprint,
+            placements=placements,
             engine=engine,
             file=file.identity,
             card=card,
@@ -278,8 +277,8 @@ class _Load:
 
     def _placed(
         self, name: str, said: _Said, engine: EngineOptions, header: gguf.Header | None, share: Memory
-    ) -> tuple[EngineOptions, Footprint]:
-        """Which layers go where, and the bytes that this takes on the device."""
+    ) -> tuple[EngineOptions, tuple[Placement, ...]]:
+        """Which layers go where, and the bytes that this takes of the device."""
         gpu = share.device.kind == "cuda"
         layers = said.chosen("gpu_layers").get("gpu_layers", "auto")
         if not gpu:
@@ -292,7 +291,8 @@ class _Load:
         elif layers == "auto":
             layers = estimate.layers_that_fit(header, engine, share.budget, gpu=True)
         engine = msgspec.structs.replace(engine, gpu_layers=layers)
-        return engine, estimate.formula(header, engine, gpu=gpu) if header else Footprint()
+        footprint = estimate.formula(header, engine, gpu=gpu) if header else Footprint()
+        return engine, (Placement(engine, {share.device.name: footprint}),)
 
     def _place(self, name: str) -> str:
         position = self._text.key("models", name)

@@ -5,8 +5,8 @@ Rule 1: everything that changes residency goes through `handle`. Nothing here aw
 touches a process; time comes in with the events and effects go out as actions.
 
 Rule 2: state is what was *decided*, not what was observed. A granted lease counts from the moment it is
-granted; memory is spent from the moment a start is ordered, and comes back only when the process is seen to
-be gone.
+granted; memory is spent from the moment a start is ordered, and comes back only when the device confirms that
+it was freed or the process is seen to be gone.
 
 Rule 3: `handle` records the event, then `_settle` looks at the whole house and does whatever is possible now.
 There is no event-specific follow-up to forget.
@@ -14,7 +14,6 @@ There is no event-specific follow-up to forget.
 
 from __future__ import annotations
 
-import itertools
 from typing import assert_never
 
 from router.domain.errors import (
@@ -23,25 +22,16 @@ from router.domain.errors import (
     LoadFailed,
     QueueFull,
     ShuttingDown,
-    Unavailable,
     WorkerCrashed,
 )
-from router.domain.models import Limits, LocalModel
+from router.domain.memory import Bytes, fits, told
 from router.residency import events, policy
-from router.residency.state import Failures, Instance, Phase, StartReason, StopReason, Tables, Waiter
+from router.residency.claims import Claims
+from router.residency.state import Failures, Instance, Phase, Waiter
+from router.residency.steps import Refusal
 
-Refusal = tuple[type[Unavailable], str, float | None]
-"""Error, reason, seconds after which to try again."""
 
-
-class Residency:
-    """`budget` in bytes. Read `tables` at will; only `handle` writes them."""
-
-    def __init__(self, budget: int, limits: Limits | None = None) -> None:
-        self.tables = Tables(budget, limits or Limits())
-        self._numbers = itertools.count(1)
-        self._actions: list[events.Action] = []
-
+class Residency(Claims):
     def handle(self, event: events.Event) -> list[events.Action]:
         """Everything that is to be done because of `event`, in order."""
         self._actions = []
@@ -61,6 +51,10 @@ class Residency:
                 self._ready(event)
             case events.WorkerLost(at, instance, reason):
                 self._lost(at, instance, reason)
+            case events.WorkerFreed():
+                self._freed(event)
+            case events.WorkerStuck(at, instance):
+                self._stuck(at, instance)
             case events.WorkerExited(at, instance, reason):
                 self._lost(at, instance, reason)
                 self.tables.instances.pop(instance, None)
@@ -113,10 +107,11 @@ class Residency:
         instance = tables.instances.get(event.instance)
         if instance is None or instance.phase is not Phase.LOADING:
             return  # it was told to stop while it loaded
-        resident = max(event.resident, 0)
-        tables.measured[instance.fingerprint] = resident
-        if resident > instance.reserved + max(tables.free, 0):
-            self._too_large(event.at, instance, resident)
+        resident = {device: max(size, 0) for device, size in event.resident.items()}
+        tables.measured[instance.fingerprint, instance.placement.engine] = resident
+        room = {d: instance.reserved.get(d, 0) + max(size, 0) for d, size in tables.free.items()}
+        if not fits(resident, room):
+            self._too_large(event.at, instance, resident, room)
             return
         instance.reserved = resident
         instance.phase = Phase.READY
@@ -125,12 +120,25 @@ class Residency:
         tables.preloaded.add(instance.fingerprint)
         tables.dismissed.discard(instance.fingerprint)
 
-    def _too_large(self, at: float, instance: Instance, resident: int) -> None:
+    def _too_large(self, at: float, instance: Instance, resident: Bytes, room: Bytes) -> None:
         """It took more than there is. Its waiters stay: the next try reserves what was measured."""
-        reason = f"{instance.model.name} takes {resident} bytes, not the {instance.reserved} reserved for it"
-        instance.reserved += max(self.tables.free, 0)  # it holds them, so nobody else may have them
+        reason = f"{instance.model.name} takes {told(resident)}, not the {told(instance.reserved)} reserved"
+        # It holds all that there was of what it overflows, so nobody else may have that.
+        instance.reserved = {d: min(size, room.get(d, size)) for d, size in resident.items()}
         self._stop(instance, "oom")
         self._failed(at, instance.fingerprint, reason)
+
+    def _freed(self, event: events.WorkerFreed) -> None:
+        instance = self.tables.instances.get(event.instance)
+        if instance is not None and instance.phase in (Phase.STOPPING, Phase.QUARANTINED):
+            held = instance.reserved.items()
+            instance.reserved = {d: min(size, max(event.remaining.get(d, 0), 0)) for d, size in held}
+
+    def _stuck(self, at: float, name: str) -> None:
+        self._lost(at, name, "it was killed and does not end")
+        instance = self.tables.instances.get(name)
+        if instance is not None:
+            instance.phase = Phase.QUARANTINED
 
     def _lost(self, at: float, name: str, cause: str) -> None:
         instance = self.tables.instances.get(name)
@@ -141,7 +149,7 @@ class Residency:
             del self.tables.holders[ticket]
             self._say(events.RefuseLease(ticket, WorkerCrashed, f"The worker of {model} died: {cause}", 1.0))
         instance.leases.clear()
-        if instance.phase is Phase.STOPPING:
+        if instance.phase in (Phase.STOPPING, Phase.QUARANTINED):
             return
         if instance.ready_at is not None and at - instance.ready_at >= self.tables.limits.failure_window:
             self.tables.failures.pop(instance.fingerprint, None)
@@ -159,7 +167,7 @@ class Residency:
 
     def _desired(self, event: events.ModelsDesired) -> None:
         tables = self.tables
-        tables.budget, tables.limits = event.budget, event.limits
+        tables.budgets, tables.limits = dict(event.budgets), event.limits
         tables.desired = dict(event.models)
         tables.keep = {}
         for model in tables.desired.values():
@@ -199,23 +207,11 @@ class Residency:
         self._preload(now)
         self._wake(now)
 
-    def _spare(self) -> bool:
-        """A waiter who left costs nothing: who was drained for it and still runs, stays. True if any."""
-        tables = self.tables
-        claimant = tables.waiting.get(tables.claim) if tables.claim is not None else None
-        claimed = claimant is not None and tables.serving(claimant.fingerprint) is None
-        tables.claim = tables.claim if claimed else None
-        victims = [i for i in tables.instances.values() if i.victim and i.phase is Phase.DRAINING]
-        spared = [i for i in victims if not claimed or tables.protected(i)]
-        for instance in spared:
-            instance.phase, instance.leaving, instance.victim = Phase.READY, None, False
-        return bool(spared)
-
     def _retire(self, now: float) -> None:
         """Drain what the registry no longer asks for; stop what is drained or has been idle for its ttl."""
         tables = self.tables
         for instance in tables.instances.values():
-            if instance.phase is Phase.STOPPING:
+            if instance.phase in (Phase.STOPPING, Phase.QUARANTINED):
                 continue
             wanted = tables.wanted(instance.fingerprint)
             if (latest := tables.keep.get(instance.fingerprint)) is not None:
@@ -226,19 +222,6 @@ class Residency:
                 self._stop(instance, instance.leaving or "requested")
             elif not wanted and self._expiry(instance) <= now:
                 self._stop(instance, "idle")
-
-    def _shrink(self) -> None:
-        """After an edit lowered the budget: send away until it holds. Pinned models go last."""
-        tables = self.tables
-        over = -tables.free - tables.bytes_in(Phase.STOPPING) - tables.bytes_in(Phase.DRAINING)
-        if over <= 0:
-            return
-        ready = [i for i in tables.instances.values() if i.phase is Phase.READY]
-        pinned = {i.id for i in ready if tables.protected(i)}
-        chosen = policy.to_shrink(over, tables.bytes_in(Phase.LOADING), ready, pinned)
-        for instance in chosen:
-            self._evict(instance)
-            instance.victim = False  # nobody's leaving brings the budget back
 
     def _serve(self, now: float) -> bool:
         """
@@ -268,10 +251,8 @@ class Residency:
     def _hopeless(self, waiter: Waiter, now: float) -> Refusal | None:
         """Why a model that is not there will not be loaded for this waiter."""
         tables, model = self.tables, waiter.model
-        need, room = tables.need(model, waiter.fingerprint), tables.room_for(waiter.fingerprint)
-        if need > room:
-            text = f"{model.name} needs {need} bytes and can have {max(room, 0)} at most."
-            return DoesNotFit, model.problem or text, None
+        if not tables.ways(model, waiter.fingerprint):
+            return DoesNotFit, model.problem or self._too_small(waiter), None
         if model.problem is not None:
             return LoadFailed, model.problem, None
         if (record := tables.failed(waiter.fingerprint, now)) is not None:
@@ -285,56 +266,10 @@ class Residency:
         text = f"{waiter.model.name} was not ready within {waiter.deadline - waiter.since:.1f} s."
         return LeaseTimeout, text, self._retry_after(waiter.fingerprint)
 
-    def _claim(self, waiter: Waiter, now: float) -> bool:
-        """Start the waiter's model if memory allows, else free some. True when it was started."""
-        tables = self.tables
-        need = tables.need(waiter.model, waiter.fingerprint)
-        if need <= tables.free:
-            self._start(waiter.model, waiter.reason)
-            return True
-        tables.claim = waiter.ticket
-        missing = need - tables.free - tables.bytes_in(Phase.STOPPING)
-        if missing > 0:
-            for victim in self._victims(waiter, missing, now):
-                self._evict(victim)
-        return False
-
-    def _victims(self, waiter: Waiter, missing: int, now: float) -> list[Instance]:
-        """Idle models if they are enough, else the least recently used of those whose time is up."""
-        ready = [
-            i
-            for i in policy.oldest_first(self._evictable())
-            if policy.goes_at(waiter, i, self.tables.limits) <= now
-        ]
-        idle = policy.cover(missing, [i for i in ready if i.idle])
-        if idle is not None:
-            return idle
-        missing -= self.tables.bytes_in(Phase.DRAINING)
-        return policy.cover(missing, ready) or []
-
-    def _evictable(self) -> list[Instance]:
-        """A loading model is no victim, nor is a pinned one."""
-        tables = self.tables
-        return [i for i in tables.instances.values() if i.phase is Phase.READY and not tables.protected(i)]
-
-    def _preload(self, now: float) -> None:
-        """Load unasked what is pinned or to be preloaded, but never at anybody's expense."""
-        tables = self.tables
-        if tables.waiting or tables.shutting_down:
-            return
-        for fingerprint, model in sorted(tables.keep.items(), key=lambda item: not item[1].pinned):
-            if self._is_unasked(fingerprint, model) and tables.failed(fingerprint, now) is None:
-                need = tables.need(model, fingerprint)
-                if need <= min(tables.free, tables.room_for(fingerprint)):
-                    self._start(model, "preload")
-
-    def _is_unasked(self, fingerprint: str, model: LocalModel) -> bool:
-        tables = self.tables
-        if model.problem is not None or fingerprint in tables.dismissed:
-            return False
-        if not model.pinned and (not model.preload or fingerprint in tables.preloaded):
-            return False
-        return tables.serving(fingerprint) is None
+    def _too_small(self, waiter: Waiter) -> str:
+        room = {d: max(size, 0) for d, size in self.tables.room_for(waiter.fingerprint).items()}
+        need = self.tables.need(waiter.fingerprint, waiter.model.placements[0])
+        return f"{waiter.model.name} needs {told(need)} and can have {told(room)} at most."
 
     def _wake(self, now: float) -> None:
         """Ask for the next moment at which something may change by itself."""
@@ -347,44 +282,6 @@ class Residency:
             moments += [policy.goes_at(claimant, i, tables.limits) for i in self._evictable()]
         if (wake := min((m for m in moments if m > now), default=float("inf"))) < float("inf"):
             self._say(events.WakeAt(wake))
-
-    # Single steps -----------------------------------------------------------------------------------------
-
-    def _say(self, action: events.Action) -> None:
-        self._actions.append(action)
-
-    def _grant(self, waiter: Waiter, instance: Instance, now: float) -> None:
-        self.tables.waiting.pop(waiter.ticket)
-        self.tables.holders[waiter.ticket] = instance.id
-        instance.leases.add(waiter.ticket)
-        instance.last_used = now
-        self._say(events.GrantLease(waiter.ticket, instance.id))
-
-    def _refuse(self, waiter: Waiter, refusal: Refusal) -> None:
-        self.tables.waiting.pop(waiter.ticket, None)
-        self._say(events.RefuseLease(waiter.ticket, *refusal))
-
-    def _start(self, model: LocalModel, reason: StartReason) -> None:
-        fingerprint = model.fingerprint
-        name = f"{model.name}#{next(self._numbers)}"
-        reserved = self.tables.need(model, fingerprint)
-        self.tables.instances[name] = Instance(name, model, fingerprint, reserved, reason)
-        self._say(events.StartWorker(name, model, reason))
-
-    def _evict(self, instance: Instance) -> None:
-        self._drain(instance, "pressure")
-        instance.victim = True
-        if not instance.leases:
-            self._stop(instance, "pressure")
-
-    def _drain(self, instance: Instance, reason: StopReason) -> None:
-        """No new leases. It is stopped when the last one ends, which is now if it has none."""
-        if instance.phase is not Phase.STOPPING:
-            instance.phase, instance.leaving, instance.victim = Phase.DRAINING, reason, False
-
-    def _stop(self, instance: Instance, reason: StopReason) -> None:
-        instance.phase, instance.leaving = Phase.STOPPING, reason
-        self._say(events.StopWorker(instance.id, reason))
 
     def _expiry(self, instance: Instance) -> float:
         ttl = instance.model.ttl

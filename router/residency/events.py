@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from router.domain.errors import Unavailable
-from router.domain.models import Limits, LocalModel
+from router.domain.memory import Bytes
+from router.domain.models import Limits, LocalModel, Placement
 from router.residency.state import StartReason, StopReason
 
 # Events ---------------------------------------------------------------------------------------------------
@@ -39,8 +40,8 @@ class WorkerReady:
     at: float
     instance: str
     slots: int
-    resident: int
-    """Bytes measured."""
+    resident: Bytes
+    """Measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,27 @@ class WorkerLost:
     at: float
     instance: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFreed:
+    """
+    A worker that stops has given back its model, and the device confirms.
+
+    What remains (the process's own overhead) is held until WorkerExited.
+    """
+
+    at: float
+    instance: str
+    remaining: Bytes
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStuck:
+    """The process was killed and is still not reaped. It may exit yet; nobody counts on it."""
+
+    at: float
+    instance: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +89,7 @@ class ModelsDesired:
 
     at: float
     models: Mapping[str, LocalModel]
-    budget: int
+    budgets: Bytes
     limits: Limits
 
 
@@ -94,6 +116,8 @@ Event = (
     | LeaseReleased
     | WorkerReady
     | WorkerLost
+    | WorkerFreed
+    | WorkerStuck
     | WorkerExited
     | ModelsDesired
     | UnloadRequested
@@ -108,6 +132,7 @@ Event = (
 class StartWorker:
     instance: str
     model: LocalModel
+    placement: Placement
     reason: StartReason
 
 

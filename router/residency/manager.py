@@ -19,7 +19,9 @@ from typing import Protocol, assert_never
 
 from router.domain.errors import LoadFailed, WorkerCrashed
 from router.domain.generation import Delta, EmbeddingRequest, Embeddings, GenerationRequest
-from router.domain.models import Footprint, Limits, LocalModel
+from router.domain.memory import Bytes
+from router.domain.models import Footprint, Limits, LocalModel, Placement, together
+from router.domain.news import Freed, News, Progress, Stuck
 from router.protocol import EngineFacts, EngineGauges
 from router.residency import events
 from router.residency.core import Residency
@@ -41,7 +43,7 @@ class Worker(Protocol):
     @property
     def facts(self) -> EngineFacts: ...
     @property
-    def resident(self) -> Footprint: ...
+    def resident(self) -> Mapping[str, Footprint]: ...
     @property
     def pid(self) -> int: ...
     @property
@@ -60,9 +62,13 @@ class Worker(Protocol):
 
 class Launcher(Protocol):
     def launch(
-        self, instance: str, model: LocalModel, progress: Callable[[float], None]
+        self, instance: str, model: LocalModel, placement: Placement, tell: Callable[[News], None]
     ) -> contextlib.AbstractAsyncContextManager[Worker]:
-        """Enter: spawn and wait until ready, or raise LoadFailed. Leave: the process is gone."""
+        """
+        Enter: spawn and wait until ready, or raise LoadFailed. Leave: the process is gone.
+
+        `tell` hears how the load goes on, and while leaving what was freed early or does not end.
+        """
         ...
 
 
@@ -81,10 +87,11 @@ class Lease:
 class _Life:
     """What the shell keeps of one instance."""
 
-    model: LocalModel
-    reason: StartReason
+    order: events.StartWorker
     started: float
     task: asyncio.Task[None]
+    over: asyncio.Event
+    """Its process is gone, or nobody can end it."""
     worker: Worker | None = None
     ready: float | None = None
     progress: float = 0.0
@@ -94,8 +101,7 @@ class _Life:
 
 class ResidencyManager:
     """
-    Enter it before use. `device` names the budget's device in the metrics; `clock` gives seconds and never
-    goes back.
+    Enter it before use. `clock` gives seconds and never goes back.
     """
 
     def __init__(
@@ -104,12 +110,11 @@ class ResidencyManager:
         launcher: Launcher,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
-        device: str = "host",
     ) -> None:
         self._core = core
         self._launcher = launcher
         self._clock = clock
-        self._report = Report(metrics, core.tables, device)
+        self._report = Report(metrics, core.tables)
         self._feed = Feed(self._statuses)
         self._lives: dict[str, _Life] = {}
         self._grants: dict[int, asyncio.Future[str]] = {}
@@ -156,9 +161,9 @@ class ResidencyManager:
         self._post(events.UnloadRequested(self._clock(), name))
         return len(before - {i.id for i in self._core.tables.instances.values() if i.open})
 
-    def reconcile(self, models: Mapping[str, LocalModel], budget: int, limits: Limits) -> None:
-        """The whole registry as it is now; residency moves towards it. `budget` in bytes."""
-        self._post(events.ModelsDesired(self._clock(), models, budget, limits))
+    def reconcile(self, models: Mapping[str, LocalModel], budgets: Bytes, limits: Limits) -> None:
+        """The whole registry as it is now; residency moves towards it."""
+        self._post(events.ModelsDesired(self._clock(), models, budgets, limits))
 
     def view(self) -> HouseView:
         workers = {name: _worker_view(life) for name, life in self._lives.items()}
@@ -181,8 +186,11 @@ class ResidencyManager:
         await self._wait_for_lives(None)
 
     async def _wait_for_lives(self, seconds: float | None) -> None:
-        if tasks := [life.task for life in self._lives.values()]:
-            await asyncio.wait(tasks, timeout=seconds)
+        """Those that cannot be ended are not waited for."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                for life in list(self._lives.values()):
+                    await life.over.wait()
 
     # Leases -----------------------------------------------------------------------------------------------
 
@@ -254,16 +262,17 @@ class ResidencyManager:
     def _start(self, order: events.StartWorker) -> None:
         self._report.starting(order.instance, order.model, order.reason)
         task = self._tasks.create_task(self._live(order.instance), name=f"life of {order.instance}")
-        self._lives[order.instance] = _Life(order.model, order.reason, self._clock(), task)
+        self._lives[order.instance] = _Life(order, self._clock(), task, asyncio.Event())
         # Not in a `finally`: a task that is cancelled before its first step never enters its body.
         task.add_done_callback(functools.partial(self._ended, order.instance))
 
     async def _live(self, instance: str) -> None:
         """One task per worker, from its first breath to its last. To stop a worker is to cancel it."""
         life = self._lives[instance]
-        progress = functools.partial(self._progressed, life)
+        model, placement = life.order.model, life.order.placement
+        tell = functools.partial(self._told, instance, life)
         try:
-            async with self._launcher.launch(instance, life.model, progress) as worker:
+            async with self._launcher.launch(instance, model, placement, tell) as worker:
                 self._came_up(instance, life, worker)
                 await worker.wait_gone()
                 self._went_down(instance, life, "its process ended")
@@ -275,9 +284,9 @@ class ResidencyManager:
 
     def _came_up(self, instance: str, life: _Life, worker: Worker) -> None:
         life.worker, life.ready = worker, self._clock()
-        resident = _resident(worker.resident, life.model.footprint)
+        resident = _resident(worker.resident, life.order.placement)
         took = life.ready - life.started
-        self._report.ready(instance, self._model(instance), life.reason, resident, took)
+        self._report.ready(instance, self._model(instance), life.order.reason, resident, took)
         self._post(events.WorkerReady(life.ready, instance, worker.facts.slots, resident))
 
     def _went_down(self, instance: str, life: _Life, cause: str) -> None:
@@ -287,13 +296,24 @@ class ResidencyManager:
 
     def _ended(self, instance: str, task: asyncio.Task[None]) -> None:
         life = self._lives.pop(instance)
+        life.over.set()
         if not life.told_to_stop and not self._core.tables.shutting_down:
             self._report.died(instance, self._model(instance), life.cause, life.ready is not None)
         self._post(events.WorkerExited(self._clock(), instance, life.cause))
 
-    def _progressed(self, life: _Life, fraction: float) -> None:
-        life.progress = min(max(fraction, 0.0), 1.0)
-        self._feed.stir()
+    def _told(self, instance: str, life: _Life, news: News) -> None:
+        match news:
+            case Progress(fraction):
+                life.progress = min(max(fraction, 0.0), 1.0)
+                self._feed.stir()
+            case Freed(remaining):
+                self._post(events.WorkerFreed(self._clock(), instance, remaining))
+            case Stuck():
+                life.over.set()
+                self._report.stuck(instance, self._model(instance))
+                self._post(events.WorkerStuck(self._clock(), instance))
+            case _:
+                assert_never(news)
 
     def _set_alarm(self, at: float) -> None:
         if self._alarm is not None:
@@ -318,9 +338,17 @@ class ResidencyManager:
 def _worker_view(life: _Life) -> WorkerView:
     if life.worker is None:
         return WorkerView(progress=life.progress)
-    return WorkerView(life.progress, life.worker.pid, life.worker.resident, life.worker.gauges)
+    measured = together(life.worker.resident.values())
+    return WorkerView(life.progress, life.worker.pid, measured, life.worker.gauges)
 
 
-def _resident(measured: Footprint, estimated: Footprint) -> int:
-    """Bytes. A worker that counted only llama.cpp's buffers is charged the estimate of the rest."""
-    return measured.total + (0 if measured.overhead else estimated.overhead)
+def _resident(measured: Mapping[str, Footprint], placement: Placement) -> dict[str, int]:
+    """
+    Bytes by device. What the worker did not count is charged as estimated: a device that it says nothing of,
+    and the process's overhead where it counted only llama.cpp's buffers.
+    """
+    resident = dict(placement.bytes)
+    for device, held in measured.items():
+        estimated = placement.footprints.get(device, Footprint())
+        resident[device] = held.total + (0 if held.overhead else estimated.overhead)
+    return resident

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
+from router.domain.memory import Bytes, left
 from router.domain.models import Limits
 from router.residency.state import Failures, Instance, Waiter
 
@@ -43,40 +44,45 @@ def oldest_first(instances: Iterable[Instance]) -> list[Instance]:
     return sorted(instances, key=lambda i: (bool(i.leases), i.last_used))
 
 
-def cover(missing: int, candidates: Sequence[Instance]) -> list[Instance] | None:
+def cover(missing: Bytes, candidates: Sequence[Instance]) -> list[Instance] | None:
     """
-    The fewest of `candidates`, from the first on, whose memory covers `missing` bytes.
+    The fewest of `candidates`, from the first on, whose memory covers what is `missing` on each device.
 
     None when even all of them do not: then nobody is evicted in vain.
     """
     chosen: list[Instance] = []
+    open_ = {device: size for device, size in missing.items() if size > 0}
+    lack = dict(open_)
     for instance in candidates:
-        if missing <= 0:
+        if not lack:
             break
-        chosen.append(instance)
-        missing -= instance.reserved
-    if missing > 0:
+        if any(instance.reserved.get(device, 0) > 0 for device in lack):
+            chosen.append(instance)
+            lack = {d: size for d, size in left(lack, instance.reserved).items() if size > 0}
+    if lack:
         return None
-    surplus = -missing
+    surplus = {d: -size for d, size in left(open_, *(i.reserved for i in chosen)).items()}
     for instance in list(chosen):  # drop early picks that a later, larger one made unnecessary
-        if instance.reserved <= surplus:
+        if all(instance.reserved.get(device, 0) <= size for device, size in surplus.items()):
             chosen.remove(instance)
-            surplus -= instance.reserved
+            surplus = left(surplus, instance.reserved)
     return chosen
 
 
-def to_shrink(over: int, loading: int, ready: Iterable[Instance], pinned: Collection[str]) -> list[Instance]:
+def to_shrink(
+    over: Bytes, loading: Bytes, ready: Iterable[Instance], pinned: Collection[str]
+) -> list[Instance]:
     """
-    Who goes when an edit lowered the budget by `over` bytes too many; `pinned` holds ids.
+    Who goes when an edit lowered a budget by `over` bytes too many; `pinned` holds ids.
 
     Pinned ones go only for what is left when all others are gone, `loading` bytes included: those are asked
     again once they are ready.
     """
-    ordered = oldest_first(ready)
+    ordered = [i for i in oldest_first(ready) if any(i.reserved.get(device, 0) > 0 for device in over)]
     others = [i for i in ordered if i.id not in pinned]
     if (chosen := cover(over, others)) is not None:
         return chosen
-    over -= loading + sum(i.reserved for i in others)
+    over = left(over, loading, *(i.reserved for i in others))
     last = [i for i in ordered if i.id in pinned]
     chosen = cover(over, last)
     return others + (last if chosen is None else chosen)

@@ -6,20 +6,21 @@ The one rule: label values come from the registry; what leaves the registry leav
 
 from __future__ import annotations
 
+from router.domain.memory import Bytes
 from router.domain.models import LocalModel
 from router.residency.state import Instance, Phase, StartReason, StopReason, Tables
+from router.residency.view import device_views
 from router.telemetry import Metrics, logger
 
 log = logger("residency")
 
 
 class Report:
-    """`device` is the label of the budget's device. Reads `tables`, never writes them."""
+    """Reads `tables`, never writes them."""
 
-    def __init__(self, metrics: Metrics, tables: Tables, device: str) -> None:
+    def __init__(self, metrics: Metrics, tables: Tables) -> None:
         self._metrics = metrics
         self._tables = tables
-        self._device = device
         self._named: set[str] = set()
         metrics.on_scrape(self.refresh)
 
@@ -27,13 +28,15 @@ class Report:
 
     def starting(self, instance: str, model: LocalModel, reason: StartReason) -> None:
         reserved = self._tables.instances[instance].reserved
-        log.info("loading", model=model.name, instance=instance, reason=reason, reserved=reserved)
+        log.info("loading", model=model.name, instance=instance, reason=reason, reserved=dict(reserved))
 
     def ready(
-        self, instance: str, model: LocalModel, reason: StartReason, resident: int, took: float
+        self, instance: str, model: LocalModel, reason: StartReason, resident: Bytes, took: float
     ) -> None:
         self._metrics.swaps.labels(model.name, reason).inc()
-        log.info("ready", model=model.name, instance=instance, resident=resident, seconds=round(took, 3))
+        log.info(
+            "ready", model=model.name, instance=instance, resident=dict(resident), seconds=round(took, 3)
+        )
 
     def stopping(self, instance: str, model: LocalModel, reason: StopReason, was_ready: bool) -> None:
         if was_ready:
@@ -46,6 +49,12 @@ class Report:
             self._metrics.evictions.labels(model.name, "crashed").inc()
         what = "worker died" if was_ready else "load failed"
         log.warning(what, model=model.name, instance=instance, cause=cause)
+
+    def stuck(self, instance: str, model: LocalModel) -> None:
+        held = dict(self._tables.instances[instance].reserved)
+        log.error(
+            "killed and not reaped; its memory is quarantined", model=model.name, instance=instance, held=held
+        )
 
     def granted(self, waited: float) -> None:
         self._metrics.queue_wait.observe(waited)
@@ -73,16 +82,9 @@ class Report:
             self._model_gauges(model, here, waiting.get(name, 0))
 
     def _device_gauges(self) -> None:
-        tables = self._tables
-        moving = tables.bytes_in(Phase.LOADING) + tables.bytes_in(Phase.STOPPING)
-        figures = {
-            "budget": tables.budget,
-            "used": tables.used - moving,
-            "reserved": moving,
-            "free": tables.free,
-        }
-        for kind, figure in figures.items():
-            self._metrics.device_bytes.labels(self._device, kind).set(figure)
+        for device, memory in device_views(self._tables).items():
+            for kind, figure in memory.kinds().items():
+                self._metrics.device_bytes.labels(device, kind).set(figure)
 
     def _model_gauges(self, model: LocalModel, here: list[Instance], waiting: int) -> None:
         metrics, name = self._metrics, model.name
@@ -91,9 +93,9 @@ class Report:
         metrics.slots_busy.labels(name).set(sum(len(i.leases) for i in resident))
         metrics.waiting.labels(name).set(waiting)
         metrics.model_bytes.labels(name, "estimated").set(model.footprint.total)
-        measured = self._tables.measured.get(model.fingerprint)
+        measured = self._tables.measured.get((model.fingerprint, model.placements[0].engine))
         if measured is not None:
-            metrics.model_bytes.labels(name, "measured").set(measured)
+            metrics.model_bytes.labels(name, "measured").set(sum(measured.values()))
         else:
             metrics.model_bytes.remove(name, "measured")
 

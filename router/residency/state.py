@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from router.domain.models import Limits, LocalModel
+from router.domain.memory import Bytes, fits, left, plus
+from router.domain.models import EngineOptions, Limits, LocalModel, Placement
 
 StartReason = Literal["request", "preload", "operator"]
 StopReason = Literal["idle", "requested", "pressure", "changed", "oom"]
@@ -22,11 +23,12 @@ class Phase(enum.Enum):
     The life of one worker process::
 
         LOADING --> READY <-> DRAINING --> STOPPING --> (gone)
-           |          |                       ^
-           +----------+-----------------------+
+           |          |                     ^   |         ^
+           +----------+---------------------+   +--> QUARANTINED
 
     Any phase may end in (gone) without warning: processes crash. DRAINING goes back to READY only when the
-    waiter for whom it was drained has left. Memory is held from LOADING until (gone), never a moment less.
+    waiter for whom it was drained has left. Memory is held from LOADING until (gone), never a moment less,
+    but for what a stopping worker freed and the device confirmed.
     """
 
     LOADING = "loading"
@@ -35,6 +37,8 @@ class Phase(enum.Enum):
     """Finishes its leases, takes no new ones."""
     STOPPING = "stopping"
     """Told to exit, or dead and not yet reaped; its memory is on the way back."""
+    QUARANTINED = "quarantined"
+    """Killed and not reaped: its memory may never come back, so nobody waits for it."""
 
 
 @dataclass(slots=True)
@@ -45,8 +49,9 @@ class Instance:
     """The model's name and a number that is never used again: "qwen3-8b#3"."""
     model: LocalModel
     fingerprint: str
-    reserved: int
-    """Bytes it holds in the books: the estimate while it loads, the measured bytes after."""
+    placement: Placement
+    reserved: Bytes
+    """What it holds in the books: the estimate while it loads, the measured bytes after."""
     reason: StartReason
     phase: Phase = Phase.LOADING
     slots: int = 0
@@ -97,7 +102,8 @@ class Failures:
 class Tables:
     """All that residency knows. Fingerprints are the keys, so that a changed model is another one."""
 
-    budget: int
+    budgets: Bytes
+    """Bytes that models may hold, by device."""
     limits: Limits
     instances: dict[str, Instance] = field(default_factory=dict)
     waiting: dict[int, Waiter] = field(default_factory=dict)
@@ -105,8 +111,8 @@ class Tables:
     holders: dict[int, str] = field(default_factory=dict)
     """Ticket -> instance id, from the grant to the release."""
     failures: dict[str, Failures] = field(default_factory=dict)
-    measured: dict[str, int] = field(default_factory=dict)
-    """Bytes that a version really took when it was last loaded."""
+    measured: dict[tuple[str, EngineOptions], Bytes] = field(default_factory=dict)
+    """What a version really took, placed like this, when it was last loaded."""
     desired: dict[str, LocalModel] = field(default_factory=dict)
     """By name: the registry."""
     keep: dict[str, LocalModel] = field(default_factory=dict)
@@ -120,20 +126,29 @@ class Tables:
     shutting_down: bool = False
 
     @property
-    def used(self) -> int:
-        return sum(i.reserved for i in self.instances.values())
+    def used(self) -> dict[str, int]:
+        return plus(*(i.reserved for i in self.instances.values()))
 
     @property
-    def free(self) -> int:
-        """Negative only after an edit lowered the budget, until enough is gone."""
-        return self.budget - self.used
+    def free(self) -> dict[str, int]:
+        """Negative only after an edit lowered a budget, until enough is gone."""
+        return self.free_after()
 
-    def bytes_in(self, phase: Phase) -> int:
-        return sum(i.reserved for i in self.instances.values() if i.phase is phase)
+    def free_after(self, *phases: Phase) -> dict[str, int]:
+        """What is free once everybody in these phases is gone."""
+        return left(self.budgets, *(i.reserved for i in self.instances.values() if i.phase not in phases))
 
-    def need(self, model: LocalModel, fingerprint: str) -> int:
+    def bytes_in(self, phase: Phase) -> dict[str, int]:
+        return plus(*(i.reserved for i in self.instances.values() if i.phase is phase))
+
+    def need(self, fingerprint: str, placement: Placement) -> Bytes:
         """What a load must reserve: what was measured last time, else the estimate."""
-        return self.measured.get(fingerprint, model.footprint.total)
+        return self.measured.get((fingerprint, placement.engine), placement.bytes)
+
+    def ways(self, model: LocalModel, fingerprint: str) -> list[Placement]:
+        """The placements that can ever fit, best first."""
+        room = self.room_for(fingerprint)
+        return [p for p in model.placements if fits(self.need(fingerprint, p), room)]
 
     def serving(self, fingerprint: str) -> Instance | None:
         return next((i for i in self.instances.values() if i.open and i.fingerprint == fingerprint), None)
@@ -149,18 +164,18 @@ class Tables:
         latest = self.keep.get(instance.fingerprint)
         return latest is not None and latest.pinned
 
-    def room_for(self, fingerprint: str) -> int:
-        """The most that this model could ever have: the budget less what is pinned beside it."""
-        room = self.budget
+    def room_for(self, fingerprint: str) -> dict[str, int]:
+        """The most that this model could ever have: the budgets less what is pinned or quarantined."""
+        beside: list[Bytes] = [self.bytes_in(Phase.QUARANTINED)]
         for other, model in self.keep.items():
             if not model.pinned or other == fingerprint:
                 continue
             instance = self.serving(other)
             if instance is not None:
-                room -= instance.reserved
+                beside.append(instance.reserved)
             elif model.problem is None:
-                room -= self.need(model, other)
-        return room
+                beside.append(self.need(other, model.placements[0]))
+        return left(self.budgets, *beside)
 
     def failed(self, fingerprint: str, now: float) -> Failures | None:
         """The record of a model that may not be tried again yet."""
@@ -174,6 +189,6 @@ class Tables:
         self.failures = {
             f: r for f, r in self.failures.items() if f in known or r.until > now or r.times[-1] > recent
         }
-        self.measured = {f: size for f, size in self.measured.items() if f in known}
+        self.measured = {key: held for key, held in self.measured.items() if key[0] in known}
         self.preloaded &= known
         self.dismissed &= known

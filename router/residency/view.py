@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from router.domain.models import Footprint
+from router.domain.memory import Bytes, plus
+from router.domain.models import Footprint, together
 from router.protocol import EngineGauges
 from router.residency.state import Instance, Phase, Tables
 
@@ -34,8 +35,9 @@ class InstanceView:
     id: str
     model: str
     fingerprint: str
-    phase: Literal["loading", "ready", "draining", "stopping"]
-    reserved: int
+    phase: Literal["loading", "ready", "draining", "stopping", "quarantined"]
+    held: Bytes
+    """By device, in the books."""
     estimated: Footprint
     measured: Footprint | None
     slots: int
@@ -48,17 +50,40 @@ class InstanceView:
     """Until it is unloaded for its ttl if nobody asks for it; None = never, or busy."""
     gauges: EngineGauges | None
 
+    @property
+    def reserved(self) -> int:
+        """Bytes on all devices together."""
+        return sum(self.held.values())
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceView:
+    """One device's memory in bytes. `used + reserved + quarantined + free` is the budget."""
+
+    budget: int = 0
+    used: int = 0
+    """Of models that are in memory."""
+    reserved: int = 0
+    """Of models that are loading or leaving."""
+    quarantined: int = 0
+    """Of processes that were killed and do not end."""
+    free: int = 0
+
+    def kinds(self) -> dict[str, int]:
+        return {
+            "budget": self.budget,
+            "used": self.used,
+            "reserved": self.reserved,
+            "quarantined": self.quarantined,
+            "free": self.free,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class HouseView:
-    """The whole house at one moment. `used + reserved + free` is the budget; all in bytes."""
+    """The whole house at one moment."""
 
-    budget: int
-    used: int
-    """Of models that are in memory."""
-    reserved: int
-    """Of models that are loading or leaving."""
-    free: int
+    devices: Mapping[str, DeviceView]
     instances: tuple[InstanceView, ...]
     waiting: Mapping[str, int]
     """Model -> requests that wait for it; models without any are left out."""
@@ -70,12 +95,18 @@ class HouseView:
     """Model -> the version that the registry names now."""
     shutting_down: bool
 
+    @property
+    def memory(self) -> DeviceView:
+        """All devices together."""
+        sums = plus(*(device.kinds() for device in self.devices.values()))
+        return DeviceView(**sums)
+
     def serving(self, model: str) -> InstanceView | None:
         """The instance that serves a model, or will: the version of the registry before an older one."""
         wanted = self.fingerprints.get(model)
         found = None
         for instance in self.instances:
-            if instance.phase == "stopping":
+            if instance.phase in ("stopping", "quarantined"):
                 continue
             if instance.fingerprint == wanted and instance.phase in ("loading", "ready"):
                 return instance
@@ -105,12 +136,8 @@ class HouseView:
 
 def house_view(tables: Tables, now: float, workers: Mapping[str, WorkerView]) -> HouseView:
     """A snapshot of the core's tables and of what the shell knows of each worker, by instance id."""
-    leaving = tables.bytes_in(Phase.LOADING) + tables.bytes_in(Phase.STOPPING)
     return HouseView(
-        budget=tables.budget,
-        used=tables.used - leaving,
-        reserved=leaving,
-        free=tables.free,
+        devices=device_views(tables),
         instances=tuple(
             _instance_view(tables, i, now, workers.get(i.id, WorkerView())) for i in tables.instances.values()
         ),
@@ -122,6 +149,20 @@ def house_view(tables: Tables, now: float, workers: Mapping[str, WorkerView]) ->
     )
 
 
+def device_views(tables: Tables) -> dict[str, DeviceView]:
+    """Every device that has a budget."""
+    free = tables.free
+    moving = plus(tables.bytes_in(Phase.LOADING), tables.bytes_in(Phase.STOPPING))
+    resident = plus(tables.bytes_in(Phase.READY), tables.bytes_in(Phase.DRAINING))
+    lost = tables.bytes_in(Phase.QUARANTINED)
+    return {
+        device: DeviceView(
+            budget, resident.get(device, 0), moving.get(device, 0), lost.get(device, 0), free[device]
+        )
+        for device, budget in tables.budgets.items()
+    }
+
+
 def _instance_view(tables: Tables, instance: Instance, now: float, worker: WorkerView) -> InstanceView:
     idle = max(now - instance.last_used, 0.0) if instance.idle else 0.0
     ttl = instance.model.ttl
@@ -131,8 +172,8 @@ def _instance_view(tables: Tables, instance: Instance, now: float, worker: Worke
         model=instance.model.name,
         fingerprint=instance.fingerprint,
         phase=instance.phase.value,
-        reserved=instance.reserved,
-        estimated=instance.model.footprint,
+        held=instance.reserved,
+        estimated=together(instance.placement.footprints.values()),
         measured=worker.measured,
         slots=instance.slots,
         leases=len(instance.leases),

@@ -27,7 +27,7 @@ _PATIENCE_WITH_WORK = 10
 class WorkerClient:
     """One loaded worker. Made by the launcher once `Loaded` has come; it takes over the process's events."""
 
-    def __init__(self, process: WorkerProcess, facts: EngineFacts, resident: Footprint) -> None:
+    def __init__(self, process: WorkerProcess, facts: EngineFacts, resident: dict[str, Footprint]) -> None:
         self.facts = facts
         self.resident = resident
         self.pid = process.pid

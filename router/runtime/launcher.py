@@ -13,8 +13,9 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Literal
 
 from router import protocol
+from router.domain import news
 from router.domain.errors import LoadFailed
-from router.domain.models import EngineOptions, Footprint, LocalModel
+from router.domain.models import EngineOptions, Footprint, LocalModel, Placement, together
 from router.runtime.client import WorkerClient
 from router.runtime.files import Hashes, check_identity
 from router.runtime.probe import Probe
@@ -55,14 +56,18 @@ class ProcessLauncher:
 
     @contextlib.asynccontextmanager
     async def launch(
-        self, instance: str, model: LocalModel, progress: Progress
+        self, instance: str, model: LocalModel, placement: Placement, tell: Callable[[news.News], None]
     ) -> AsyncGenerator[WorkerClient, None]:
         """
         Enter: verify, take a process, load. Leave: the process is gone, stopped if need be.
 
-        `progress` gets fractions from 0 to 1; half of them belong to the hash, if one must be computed.
+        `tell` gets Progress from 0 to 1; half of it belongs to the hash, if one must be computed.
         Raises LoadFailed.
         """
+
+        def progress(fraction: float) -> None:
+            tell(news.Progress(fraction))
+
         weights = progress if self._hashes.known(model) else _share(progress, 0.5, 1.0)
         await self._hashes.verify(model, _share(progress, 0.0, 0.5))
         began = time.monotonic()
@@ -70,7 +75,7 @@ class ProcessLauncher:
         process.instance = instance
         self._observe(model, "start", began)
         try:
-            worker = await self._load(process, model, weights)
+            worker = await self._load(process, model, placement, weights)
             watch = self._spares.own(worker.watch(self._hang_seconds, self._beat), f"watch-{instance}")
             try:
                 yield worker
@@ -79,7 +84,7 @@ class ProcessLauncher:
         finally:
             await process.stop(self._grace)
 
-    async def dry_run(self, path: str, options: EngineOptions) -> tuple[Footprint | None, str]:
+    async def dry_run(self, path: str, options: EngineOptions) -> tuple[dict[str, Footprint] | None, str]:
         """What llama.cpp says it would allocate, or None and the reason."""
         return await self._probe.dry_run(path, options)
 
@@ -87,16 +92,20 @@ class ProcessLauncher:
         """The engine's build: part of the key under which dry runs are kept. Raises LoadFailed."""
         return await self._probe.build()
 
-    async def _load(self, process: WorkerProcess, model: LocalModel, progress: Progress) -> WorkerClient:
+    async def _load(
+        self, process: WorkerProcess, model: LocalModel, placement: Placement, progress: Progress
+    ) -> WorkerClient:
         began = time.monotonic()
         try:
             check_identity(model)
-            loaded = await _Loading(process, progress, self._stall_seconds).run(model, self._backend)
+            loading = _Loading(process, progress, self._stall_seconds)
+            loaded = await loading.run(model, placement, self._backend)
             check_identity(model)  # it may have been replaced before the worker opened it
         finally:
             self._spares.refill()
         self._observe(model, "weights", began)
-        log.info("worker ready", instance=process.instance, pid=process.pid, bytes=loaded.resident.total)
+        size = together(loaded.resident.values()).total
+        log.info("worker ready", instance=process.instance, pid=process.pid, bytes=size)
         return WorkerClient(process, loaded.facts, loaded.resident)
 
     def _observe(self, model: LocalModel, phase: str, began: float) -> None:
@@ -114,11 +123,13 @@ class _Loading:
         self._fraction = 0.0
         self._heard = 0
 
-    async def run(self, model: LocalModel, backend: Literal["llama", "echo"]) -> protocol.Loaded:
+    async def run(
+        self, model: LocalModel, placement: Placement, backend: Literal["llama", "echo"]
+    ) -> protocol.Loaded:
         self._process.on_event, self._process.on_gone = self._on_event, self._on_gone
         if self._process.doomed:
             self._on_gone()
-        self._process.send(protocol.Load(model.path, model.engine, backend))
+        self._process.send(protocol.Load(model.path, placement.engine, backend))
         try:
             return await self._wait(model)
         finally:

@@ -43,8 +43,8 @@ class Probe:
         assert self._build is not None
         return self._build
 
-    async def dry_run(self, path: str, options: EngineOptions) -> tuple[Footprint | None, str]:
-        """The footprint, or None and the reason: also when the question crashed or froze the process."""
+    async def dry_run(self, path: str, options: EngineOptions) -> tuple[dict[str, Footprint] | None, str]:
+        """The footprints by device name, or None and the reason: also when the question crashed or froze the process."""
         try:
             process = await self._alive()
         except LoadFailed as error:
@@ -55,7 +55,7 @@ class Probe:
             process.send(protocol.DryRun(id, path, options))
             async with asyncio.timeout(self._answer_seconds):
                 done = await answer
-            return done.footprint, done.message
+            return done.footprints, done.message
         except TimeoutError:
             process.kill("killed because a dry run did not end")
             return None, f"the dry run did not end within {self._answer_seconds:g} s"

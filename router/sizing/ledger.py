@@ -20,7 +20,11 @@ from router.domain.models import EngineOptions, FileIdentity, Footprint, LocalMo
 MAX_ENTRIES = 1024
 MAX_BYTES = 4 * 2**20
 """Of the file; full, it has some 200 kB."""
-_VERSION = 1
+_VERSION = 2
+
+
+Devices = dict[str, Footprint]
+"""By device name."""
 
 
 class _Key(msgspec.Struct, frozen=True):
@@ -32,7 +36,7 @@ class _Key(msgspec.Struct, frozen=True):
 
 class _Content(msgspec.Struct, frozen=True):
     version: int
-    footprints: dict[str, Footprint]
+    footprints: dict[str, Devices]
     """By digest of the key; the least recently used first."""
 
 
@@ -43,18 +47,18 @@ class Ledger:
         self._path = path
         self._footprints = _read(path)
 
-    def get(self, build: str, model: LocalModel) -> Footprint | None:
+    def get(self, build: str, model: LocalModel) -> Devices | None:
         digest = _digest(build, model)
-        footprint = self._footprints.pop(digest, None)
-        if footprint is not None:
-            self._footprints[digest] = footprint
-        return footprint
+        found = self._footprints.pop(digest, None)
+        if found is not None:
+            self._footprints[digest] = found
+        return found
 
-    def put(self, build: str, model: LocalModel, footprint: Footprint) -> None:
+    def put(self, build: str, model: LocalModel, footprints: Devices) -> None:
         """Keep and save. Kept in memory alone where it cannot be saved."""
         digest = _digest(build, model)
         self._footprints.pop(digest, None)
-        self._footprints[digest] = footprint
+        self._footprints[digest] = footprints
         while len(self._footprints) > MAX_ENTRIES:
             del self._footprints[next(iter(self._footprints))]
         with contextlib.suppress(OSError):
@@ -66,7 +70,7 @@ def _digest(build: str, model: LocalModel) -> str:
     return hashlib.sha256(msgspec.json.encode(key)).hexdigest()
 
 
-def _read(path: Path) -> dict[str, Footprint]:
+def _read(path: Path) -> dict[str, Devices]:
     try:
         if not path.is_file() or path.stat().st_size > MAX_BYTES:
             return {}
@@ -77,9 +81,9 @@ def _read(path: Path) -> dict[str, Footprint]:
     return dict(list(content.footprints.items())[-MAX_ENTRIES:]) if sound else {}
 
 
-def _possible(footprint: Footprint) -> bool:
-    parts = (footprint.weights, footprint.kv_cache, footprint.compute, footprint.overhead)
-    return all(part >= 0 for part in parts)
+def _possible(devices: Devices) -> bool:
+    parts = ((f.weights, f.kv_cache, f.compute, f.overhead) for f in devices.values())
+    return bool(devices) and all(size >= 0 for sizes in parts for size in sizes)
 
 
 def _write(path: Path, content: _Content) -> None:

@@ -25,7 +25,7 @@ class Kind:
     build: str
     gpu_offload: bool
     load: Callable[[str, EngineOptions, Progress], Engine]
-    dry_run: Callable[[str, EngineOptions], Footprint]
+    dry_run: Callable[[str, EngineOptions], dict[str, Footprint]]
 
 
 def backend(name: Literal["llama", "echo"]) -> Kind:

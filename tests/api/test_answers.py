@@ -8,9 +8,10 @@ from typing import Any
 
 from router.api.answers import ChatWriter, TextWriter, embedding_list, model_entry, spent
 from router.domain.generation import Delta, Embeddings, FinishReason, Usage
-from router.domain.models import EngineOptions, FileIdentity, LocalModel, ModelCard
+from router.domain.models import EngineOptions, FileIdentity, ModelCard
 from router.residency.core import Residency
 from router.residency.view import house_view
+from tests.local import local_model
 
 CHAT = ChatWriter("id-1", 5, "m")
 TEXT = TextWriter("id-1", 5, "m")
@@ -74,7 +75,7 @@ def test_a_large_embedding_answer_comes_in_pieces_that_are_one_document() -> Non
 
 
 def test_a_model_entry_has_the_fields_of_every_reader() -> None:
-    model = LocalModel(
+    model = local_model(
         name="m",
         path="/secret/m.gguf",
         engine=EngineOptions(context=2048),
@@ -82,7 +83,7 @@ def test_a_model_entry_has_the_fields_of_every_reader() -> None:
         card=ModelCard(name="M", parameters=135, context_train=8192, file_bytes=99),
         aliases=("x",),
     )
-    entry = model_entry(model, house_view(Residency(10).tables, 0.0, {}))
+    entry = model_entry(model, house_view(Residency({"host": 10}).tables, 0.0, {}))
     assert entry == {
         "id": "m",
         "object": "model",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-import msgspec
 import pytest
 
 from router.domain.errors import ContextOverflow, InvalidRequest, WorkerCrashed
 from router.domain.generation import Delta, FinishReason, Usage
-from router.domain.models import Limits
+from router.domain.models import Footprint, Limits
+from tests.local import resized
 from tests.scene import A, B, Call, Scene, chat_body, scene, until
 
 
@@ -82,7 +82,7 @@ async def test_a_refusal_before_the_first_word_is_a_real_error_with_a_time_to_co
 
 
 async def test_a_model_that_never_fits_is_not_worth_a_retry() -> None:
-    huge = msgspec.structs.replace(B, footprint=msgspec.structs.replace(B.footprint, weights=101))
+    huge = resized(B, Footprint(101))
     async with scene(A, huge) as house:
         call = await house.chat(model="b")
     assert (call.status, call.error["code"]) == (503, "insufficient_vram")

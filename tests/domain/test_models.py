@@ -11,12 +11,13 @@ from router.domain.models import (
     EngineOptions,
     FileIdentity,
     Footprint,
-    LocalModel,
     ModelCard,
+    Placement,
     SamplingDefaults,
 )
+from tests.local import local_model
 
-MODEL = LocalModel(name="m", path="/m.gguf")
+MODEL = local_model(name="m", path="/m.gguf")
 
 
 def test_a_footprint_is_the_sum_of_its_parts() -> None:
@@ -49,7 +50,7 @@ def test_what_a_process_was_started_with_changes_the_fingerprint(change: dict[st
         {"ttl": None},
         {"priority": 5},
         {"params": SamplingDefaults(temperature=0)},
-        {"footprint": Footprint(5)},
+        {"placements": (Placement(EngineOptions(gpu_layers=0), {"host": Footprint(5)}),)},
         {"card": ModelCard(name="x")},
         {"problem": "no such file"},
     ],
@@ -60,7 +61,7 @@ def test_what_can_be_adopted_in_place_does_not(change: dict[str, Any]) -> None:
 
 
 def test_a_fingerprint_is_the_same_in_every_run() -> None:
-    assert MODEL.fingerprint == LocalModel(name="m", path="/m.gguf").fingerprint
+    assert MODEL.fingerprint == local_model(name="m", path="/m.gguf").fingerprint
     assert len(MODEL.fingerprint) == 16
 
 
@@ -68,3 +69,12 @@ def test_values_cannot_be_changed() -> None:
     for value in (MODEL, MODEL.engine, MODEL.footprint):
         with pytest.raises(AttributeError):
             setattr(value, value.__struct_fields__[0], None)
+
+
+def test_a_placement_tells_its_bytes_by_device_and_a_model_adds_them_up_for_people() -> None:
+    split = Placement(
+        EngineOptions(gpu_layers=10), {"gpu0": Footprint(70, 20, 3, 500), "host": Footprint(30, 10, 2)}
+    )
+    assert split.bytes == {"gpu0": 593, "host": 42}
+    model = msgspec.structs.replace(MODEL, placements=(split, *MODEL.placements))
+    assert model.footprint == Footprint(100, 30, 5, 500)

@@ -213,4 +213,7 @@ def test_a_dry_run_reads_a_model_without_loading_it(tiny_llama: Path):
     backend = llama.load(str(tiny_llama), options, lambda _: None)
     backend.close()
     assert foretold == backend.resident
-    assert foretold.kv_cache == 512 * 3 * tiny.LAYERS * 2 * (tiny.WIDTH // tiny.HEADS) * 2
+    assert (
+        foretold["gpu0" if llama.gpu_offload() else "host"].kv_cache
+        == 512 * 3 * tiny.LAYERS * 2 * (tiny.WIDTH // tiny.HEADS) * 2
+    )

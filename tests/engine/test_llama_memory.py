@@ -8,7 +8,7 @@ from router.domain.models import EngineOptions, Footprint
 from router.engine import llama_memory
 from router.engine.batch import EngineError
 from router.engine.llama_log import llama
-from router.engine.llama_memory import Buffers, breakdown, footprint
+from router.engine.llama_memory import Buffers, breakdown, footprints
 from router.engine.llama_params import context_params, traits
 
 
@@ -30,14 +30,14 @@ def test_a_footprint_counts_the_device_only(monkeypatch: pytest.MonkeyPatch):
     buffers = (Buffers("CUDA0", True, 100, 20, 3), Buffers("CPU", False, 7, 0, 1))
     monkeypatch.setattr(llama_memory, "breakdown", lambda _: buffers)
     monkeypatch.setattr(llama, "llama_supports_gpu_offload", lambda: True)
-    assert footprint(None) == Footprint(100, 20, 3)
+    assert footprints(None) == {"gpu0": Footprint(100, 20, 3)}
 
 
 def test_without_a_device_the_host_is_counted(monkeypatch: pytest.MonkeyPatch):
     buffers = (Buffers("CPU", False, 7, 5, 1), Buffers("CPU_REPACK", False, 10, 0, 0))
     monkeypatch.setattr(llama_memory, "breakdown", lambda _: buffers)
     monkeypatch.setattr(llama, "llama_supports_gpu_offload", lambda: False)
-    assert footprint(None) == Footprint(17, 5, 1)
+    assert footprints(None) == {"host": Footprint(17, 5, 1)}
 
 
 def test_a_build_that_does_not_tell_is_an_engine_error(context, monkeypatch: pytest.MonkeyPatch):
@@ -45,7 +45,7 @@ def test_a_build_that_does_not_tell_is_an_engine_error(context, monkeypatch: pyt
     llama_memory._breakdown_function.cache_clear()
     try:
         with pytest.raises(EngineError, match="does not tell"):
-            footprint(context)
+            footprints(context)
     finally:
         llama_memory._breakdown_function.cache_clear()
 

@@ -19,11 +19,12 @@ from router.domain.generation import (
     SamplingParams,
     TextPrompt,
 )
-from router.domain.models import EngineOptions, LocalModel
+from router.domain.models import EngineOptions
 from router.runtime.files import identity
 from router.runtime.launcher import ProcessLauncher
 from router.runtime.spares import Spares
 from router.telemetry import Metrics
+from tests.local import heard, launch, local_model, quiet
 
 pytestmark = [pytest.mark.model, pytest.mark.process]
 
@@ -40,22 +41,18 @@ def status_of(pid: int) -> str:
     return Path(f"/proc/{pid}/status").read_text()
 
 
-def quiet(fraction: float) -> None:
-    pass
-
-
 async def test_a_real_model_chats_embeds_and_holds_what_its_dry_run_said(
     launcher: ProcessLauncher, smollm2: Path
 ) -> None:
-    model = LocalModel("m", str(smollm2), engine=OPTIONS, file=identity(smollm2))
+    model = local_model("m", str(smollm2), engine=OPTIONS, file=identity(smollm2))
     planned, message = await launcher.dry_run(model.path, OPTIONS)
     assert message == ""
     chat = ChatPrompt((Message("user", "What is the capital of France?"),))
     greedy = SamplingParams(temperature=0, max_tokens=10)
     fractions: list[float] = []
-    async with launcher.launch("m#1", model, fractions.append) as worker:
+    async with launch(launcher, "m#1", model, heard(fractions)) as worker:
         assert worker.resident == planned
-        assert worker.resident.weights > 50 * 2**20
+        assert worker.resident["host"].weights > 50 * 2**20
         counted = [
             delta.text
             async for delta in worker.generate(GenerationRequest("0", TextPrompt("1, 2, 3, 4, 5,"), greedy))
@@ -99,5 +96,5 @@ async def test_a_truncated_file_is_a_failed_load_and_no_dry_run(
     assert footprint is None or keep > 2**20  # the plan reads no weights
     assert message or footprint
     with pytest.raises(LoadFailed):
-        async with launcher.launch("m#1", LocalModel("m", str(broken), engine=OPTIONS), quiet):
+        async with launch(launcher, "m#1", local_model("m", str(broken), engine=OPTIONS), quiet):
             raise AssertionError("it was launched")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from router.domain.models import LocalModel
 from router.runtime.launcher import ProcessLauncher
 from router.runtime.spares import Spares
 from router.telemetry import Metrics, configure_logging
+from tests.local import launch, local_model, quiet
 from tests.process.people import ENDLESS, ask
 
 
@@ -16,7 +16,7 @@ async def main(script: str) -> None:
     configure_logging()
     async with Spares(1, backend="echo") as spares:
         launcher = ProcessLauncher(spares, Metrics(), "echo")
-        async with launcher.launch("m#1", LocalModel("m", script), lambda _: None) as worker:
+        async with launch(launcher, "m#1", local_model("m", script), quiet) as worker:
             while not spares.idle:  # the spare behind the worker comes by itself
                 await asyncio.sleep(0.01)
             print(worker.pid, *spares.idle, flush=True)

@@ -11,13 +11,14 @@ import psutil
 
 from router.domain.generation import Delta, GenerationRequest, SamplingParams, TextPrompt
 from router.domain.models import EngineOptions, LocalModel
+from tests.local import local_model
 
 ENDLESS = SamplingParams(ignore_eos=True)
 LARGE = EngineOptions(context=200_000, slots=2)
 
 
 def echo(script: str = "", engine: EngineOptions | None = None) -> LocalModel:
-    return LocalModel("m", f"echo:?{script}", engine=engine or EngineOptions(context=512, slots=2))
+    return local_model("m", f"echo:?{script}", engine=engine or EngineOptions(context=512, slots=2))
 
 
 def ask(text: str, sampling: SamplingParams | None = None) -> GenerationRequest:

@@ -14,17 +14,14 @@ from router.domain.generation import EmbeddingRequest, FinishReason, SamplingPar
 from router.domain.models import EngineOptions
 from router.runtime.client import WorkerClient
 from router.runtime.launcher import ProcessLauncher
+from tests.local import launch, quiet
 from tests.process.people import ENDLESS, LARGE, ask, echo, text, until
 
 pytestmark = pytest.mark.process
 
 
-def quiet(fraction: float) -> None:
-    pass
-
-
 async def test_an_answer_streams_through_a_real_process(launcher: ProcessLauncher) -> None:
-    async with launcher.launch("m#1", echo("step_ms=1"), quiet) as worker:
+    async with launch(launcher, "m#1", echo("step_ms=1"), quiet) as worker:
         deltas = [delta async for delta in worker.generate(ask("Grüße 🦙!"))]
     assert "".join(delta.text for delta in deltas) == "Grüße 🦙!"
     assert deltas[-1].finish_reason is FinishReason.STOP
@@ -33,7 +30,7 @@ async def test_an_answer_streams_through_a_real_process(launcher: ProcessLaunche
 
 
 async def test_two_answers_run_side_by_side(launcher: ProcessLauncher) -> None:
-    async with launcher.launch("m#1", echo("step_ms=2"), quiet) as worker:
+    async with launch(launcher, "m#1", echo("step_ms=2"), quiet) as worker:
         async with asyncio.TaskGroup() as tasks:
             one = tasks.create_task(text(worker.generate(ask("first answer"))))
             two = tasks.create_task(text(worker.generate(ask("other answer"))))
@@ -43,8 +40,8 @@ async def test_two_answers_run_side_by_side(launcher: ProcessLauncher) -> None:
 
 
 async def test_leaving_frees_the_slot_for_the_next(launcher: ProcessLauncher) -> None:
-    async with launcher.launch(
-        "m#1", echo("step_ms=1", EngineOptions(context=512, slots=1)), quiet
+    async with launch(
+        launcher, "m#1", echo("step_ms=1", EngineOptions(context=512, slots=1)), quiet
     ) as worker:
         for _ in range(3):
             async with aclosing(worker.generate(ask("for ever", ENDLESS))) as deltas:
@@ -53,21 +50,21 @@ async def test_leaving_frees_the_slot_for_the_next(launcher: ProcessLauncher) ->
 
 
 async def test_a_cancel_during_silence_frees_the_slot(launcher: ProcessLauncher) -> None:
-    async with launcher.launch("m#1", echo("step_ms=1", LARGE), quiet) as worker:
+    async with launch(launcher, "m#1", echo("step_ms=1", LARGE), quiet) as worker:
         async with aclosing(worker.generate(ask("for ever", ENDLESS))) as deltas:
             await anext(deltas)
         await until(lambda: worker.gauges.slots_busy == 0)
 
 
 async def test_embeddings_come_back(launcher: ProcessLauncher) -> None:
-    async with launcher.launch("m#1", echo(), quiet) as worker:
+    async with launch(launcher, "m#1", echo(), quiet) as worker:
         answer = await worker.embed(EmbeddingRequest("e", ("one", (1, 2, 3))))
     assert len(answer.vectors) == 2
     assert len(answer.vectors[0]) == 4 * answer.dimensions == 4 * worker.facts.embedding_dimensions
 
 
 async def test_a_request_that_cannot_be_served_fails_alone(launcher: ProcessLauncher) -> None:
-    async with launcher.launch("m#1", echo("step_ms=1"), quiet) as worker:
+    async with launch(launcher, "m#1", echo("step_ms=1"), quiet) as worker:
         async with aclosing(worker.generate(ask("for ever", ENDLESS))) as running:
             await anext(running)
             with pytest.raises(ContextOverflow) as caught:
@@ -80,7 +77,7 @@ async def test_a_request_that_cannot_be_served_fails_alone(launcher: ProcessLaun
 
 
 async def test_a_request_of_megabytes_reaches_the_worker(launcher: ProcessLauncher) -> None:
-    async with launcher.launch("m#1", echo("", EngineOptions(context=64, slots=1)), quiet) as worker:
+    async with launch(launcher, "m#1", echo("", EngineOptions(context=64, slots=1)), quiet) as worker:
         with pytest.raises((ContextOverflow, InvalidRequest)):
             await text(worker.generate(ask("x" * (8 * 2**20))))
         assert await text(worker.generate(ask("small"))) == "small"
@@ -104,7 +101,7 @@ async def crash(worker: WorkerClient) -> str:
 async def test_a_worker_killed_mid_stream_fails_its_answers_and_says_how(
     launcher: ProcessLauncher, number: int, words: str
 ) -> None:
-    async with launcher.launch("m#1", echo("step_ms=1", LARGE), quiet) as worker:
+    async with launch(launcher, "m#1", echo("step_ms=1", LARGE), quiet) as worker:
         async with asyncio.TaskGroup() as tasks:
             one = tasks.create_task(crash(worker))
             two = tasks.create_task(crash(worker))
@@ -127,19 +124,19 @@ async def test_a_worker_killed_mid_stream_fails_its_answers_and_says_how(
 async def test_each_way_to_die_while_decoding_is_told(
     launcher: ProcessLauncher, script: str, words: str
 ) -> None:
-    async with launcher.launch("m#1", echo(script), quiet) as worker:
+    async with launch(launcher, "m#1", echo(script), quiet) as worker:
         assert words in await crash(worker)
 
 
 async def test_a_worker_that_is_stopped_by_a_signal_is_found_hung(launcher: ProcessLauncher) -> None:
-    async with launcher.launch("m#1", echo(), quiet) as worker:
+    async with launch(launcher, "m#1", echo(), quiet) as worker:
         os.kill(worker.pid, signal.SIGSTOP)
         assert "killed because it hung: no answer to a ping" in await crash(worker)
 
 
 async def test_the_death_of_one_worker_is_nothing_to_another(launcher: ProcessLauncher) -> None:
-    async with launcher.launch("a#1", echo("step_ms=1", LARGE), quiet) as first:
-        async with launcher.launch("b#2", echo("step_ms=1"), quiet) as second:
+    async with launch(launcher, "a#1", echo("step_ms=1", LARGE), quiet) as first:
+        async with launch(launcher, "b#2", echo("step_ms=1"), quiet) as second:
             async with aclosing(second.generate(ask("for ever", ENDLESS))) as deltas:
                 await anext(deltas)
                 os.kill(first.pid, signal.SIGKILL)
@@ -149,7 +146,7 @@ async def test_the_death_of_one_worker_is_nothing_to_another(launcher: ProcessLa
 
 
 async def test_a_slow_reader_loses_nothing(launcher: ProcessLauncher) -> None:
-    async with launcher.launch("m#1", echo(), quiet) as worker:
+    async with launch(launcher, "m#1", echo(), quiet) as worker:
         async with aclosing(worker.generate(ask("a long enough answer"))) as deltas:
             first = await anext(deltas)
             await until(lambda: worker.gauges.slots_busy == 0)

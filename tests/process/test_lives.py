@@ -19,6 +19,7 @@ from router.protocol import VERSION
 from router.runtime.launcher import ProcessLauncher
 from router.runtime.spares import Spares
 from router.telemetry import Metrics
+from tests.local import heard, launch, quiet
 from tests.process.people import alive, ask, children, echo, open_files, text, until, wait_until
 
 pytestmark = pytest.mark.process
@@ -30,18 +31,14 @@ def rogue(kind: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "tests.process.rogue", kind)
 
 
-def quiet(fraction: float) -> None:
-    pass
-
-
 # Loads ----------------------------------------------------------------------------------------------------
 
 
 async def test_a_load_tells_its_progress_and_its_bytes(launcher: ProcessLauncher) -> None:
     fractions: list[float] = []
     model = echo("load_ms=300&weights=7&kv_cache=5&compute=3")
-    async with launcher.launch("m#1", model, fractions.append) as worker:
-        assert worker.resident == Footprint(7, 5, 3)
+    async with launch(launcher, "m#1", model, heard(fractions)) as worker:
+        assert worker.resident == {"host": Footprint(7, 5, 3)}
         assert (worker.facts.context, worker.facts.slots) == (512, 2)
         assert worker.pid in children()
     assert len(fractions) >= 3
@@ -62,7 +59,7 @@ async def test_each_load_that_fails_says_why_and_leaves_no_process(
     launcher: ProcessLauncher, spares: Spares, script: str, words: str
 ) -> None:
     with pytest.raises(LoadFailed, match=words):
-        async with launcher.launch("m#1", echo(script), quiet):
+        async with launch(launcher, "m#1", echo(script), quiet):
             raise AssertionError("it was launched")
     await until(lambda: spares.idle)
     assert children() == set(spares.idle)
@@ -74,7 +71,7 @@ async def test_a_load_that_is_no_longer_wanted_ends_at_once(
     begun = asyncio.Event()
 
     async def load() -> None:
-        async with launcher.launch("m#1", echo("load_ms=60000"), lambda _: begun.set()):
+        async with launch(launcher, "m#1", echo("load_ms=60000"), lambda _: begun.set()):
             raise AssertionError("it was launched")
 
     await until(lambda: spares.idle)
@@ -89,7 +86,7 @@ async def test_a_load_that_is_no_longer_wanted_ends_at_once(
 
 async def test_a_dry_run_tells_the_bytes_and_loads_nothing(launcher: ProcessLauncher) -> None:
     assert await launcher.build() == "echo 1"
-    assert await launcher.dry_run("echo:?weights=9", EngineOptions()) == (Footprint(weights=9), "")
+    assert await launcher.dry_run("echo:?weights=9", EngineOptions()) == ({"host": Footprint(weights=9)}, "")
     footprint, message = await launcher.dry_run("echo:?nonsense=1", EngineOptions())
     assert footprint is None
     assert "nonsense" in message
@@ -99,14 +96,14 @@ async def test_a_dry_run_tells_the_bytes_and_loads_nothing(launcher: ProcessLaun
 
 
 async def test_leaving_stops_the_process_in_good_order(launcher: ProcessLauncher) -> None:
-    async with launcher.launch("m#1", echo(), quiet) as worker:
+    async with launch(launcher, "m#1", echo(), quiet) as worker:
         pid = worker.pid
     assert alive([pid]) == []
     await worker.wait_gone()
 
 
 async def test_a_process_that_does_not_react_is_killed(launcher: ProcessLauncher) -> None:
-    async with launcher.launch("m#1", echo(), quiet) as worker:
+    async with launch(launcher, "m#1", echo(), quiet) as worker:
         os.kill(worker.pid, signal.SIGSTOP)
     assert alive([worker.pid]) == []
 
@@ -138,7 +135,7 @@ async def test_a_process_that_hangs_up_and_stays_is_killed() -> None:
 
 
 async def test_sigterm_ends_a_worker_in_good_order_and_sigint_does_nothing(launcher: ProcessLauncher) -> None:
-    async with launcher.launch("m#1", echo(), quiet) as worker:
+    async with launch(launcher, "m#1", echo(), quiet) as worker:
         os.kill(worker.pid, signal.SIGINT)
         assert await text(worker.generate(ask("still here"))) == "still here"
         os.kill(worker.pid, signal.SIGTERM)
@@ -175,7 +172,7 @@ async def test_a_load_uses_the_spare_and_a_new_one_starts_behind_it(
 ) -> None:
     await until(lambda: spares.idle)
     (warm,) = spares.idle
-    async with launcher.launch("m#1", echo(), quiet) as worker:
+    async with launch(launcher, "m#1", echo(), quiet) as worker:
         assert worker.pid == warm
         await until(lambda: spares.idle)
         assert spares.idle != (warm,)
@@ -211,7 +208,7 @@ async def test_a_load_waits_for_the_spare_that_is_on_its_way() -> None:
 
 
 async def test_two_loads_at_once_get_two_processes(launcher: ProcessLauncher) -> None:
-    async with launcher.launch("a#1", echo(), quiet) as a, launcher.launch("b#2", echo(), quiet) as b:
+    async with launch(launcher, "a#1", echo(), quiet) as a, launch(launcher, "b#2", echo(), quiet) as b:
         assert a.pid != b.pid
 
 
@@ -262,11 +259,11 @@ async def test_fifty_launches_leave_files_children_and_tasks_as_they_were() -> N
             return open_files(), len(children()), len(asyncio.all_tasks())
 
         for _ in range(2):  # what is made once is made now
-            async with launcher.launch("m#0", echo(), quiet) as worker:
+            async with launch(launcher, "m#0", echo(), quiet) as worker:
                 await text(worker.generate(ask("hi")))
         before = await settled()
         for number in range(50):
-            async with launcher.launch(f"m#{number}", echo(), quiet) as worker:
+            async with launch(launcher, f"m#{number}", echo(), quiet) as worker:
                 if number % 5 == 0:
                     os.kill(worker.pid, signal.SIGKILL)
                     await worker.wait_gone()

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import asyncio
 
-import msgspec
 import pytest
 
 from router.domain.errors import RegistryInvalid
+from router.domain.models import Footprint
 from router.registry.loader import Registry
+from tests.local import resized
 from tests.registry.conftest import Folder
 from tests.registry.rig import ONE, TWO, Rig
 
@@ -44,8 +45,8 @@ async def test_pins_over_the_budget_are_no_start(rig: Rig) -> None:
 async def test_what_fits_is_judged_by_the_refined_footprints(rig: Rig) -> None:
     async def refine(registry: Registry) -> Registry:
         (model,) = registry.models.values()
-        huge = msgspec.structs.replace(model.footprint, weights=10**12)
-        return registry.with_models({"a": msgspec.structs.replace(model, footprint=huge)})
+        huge = resized(model, Footprint(10**12))
+        return registry.with_models({"a": huge})
 
     rig.refine = refine
     catalog = await rig.start()

@@ -8,13 +8,13 @@ from router.domain.errors import RegistryInvalid
 from router.domain.models import Footprint, Limits, LocalModel
 from router.registry.fit import judge
 from router.registry.loader import Registry
-from router.sizing.devices import Device
+from tests.local import local_model
 
 MiB = 2**20
 
 
 def model(name: str, size: int, pinned: bool = False, problem: str | None = None) -> LocalModel:
-    return LocalModel(name, f"/{name}.gguf", Footprint(size * MiB), pinned=pinned, problem=problem)
+    return local_model(name, footprint=Footprint(size * MiB), pinned=pinned, problem=problem)
 
 
 def registry(budget: int, *models: LocalModel) -> Registry:
@@ -22,8 +22,7 @@ def registry(budget: int, *models: LocalModel) -> Registry:
         path=Path("r.yaml"),
         models={m.name: m for m in models},
         aliases={},
-        device=Device("host", "cpu", budget * MiB, budget * MiB),
-        budget=budget * MiB,
+        budgets={"host": budget * MiB},
         keys=(),
         limits=Limits(),
         warnings=("before",),

@@ -23,11 +23,11 @@ def test_the_least_registry_gets_every_default(folder: Folder) -> None:
     registry = folder.load(ONE)
     model = registry.models["a"]
     assert model == LocalModel(
-        name="a", path=str(path), footprint=model.footprint, file=model.file, card=model.card
+        name="a", path=str(path), placements=model.placements, file=model.file, card=model.card
     )
     assert model.engine == EngineOptions(context=4096, slots=4)
     assert model.footprint.total > 0
-    assert (registry.device, registry.budget) == (HOST, 500_000_000)
+    assert registry.budgets == {HOST.name: 500_000_000}
     assert (registry.keys, registry.limits, registry.warnings) == ((), Limits(), ())
     assert registry.aliases == {}
 
@@ -221,8 +221,8 @@ def test_the_demo_holds_any_one_of_its_models_and_the_small_ones_but_not_all(
     registry = fit.judge(loader.load(CONFIG / "registry.yaml", [HOST], cache))
     assert registry.warnings == ()
     small, medium, large = (model.footprint.total for model in registry.models.values())
-    assert small + medium <= registry.budget < small + large
-    assert large <= registry.budget
+    assert small + medium <= registry.budgets["host"] < small + large
+    assert large <= registry.budgets["host"]
 
 
 # Garbage --------------------------------------------------------------------------------------------------

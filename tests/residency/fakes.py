@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 
 from router.domain.errors import LoadFailed, WorkerCrashed
 from router.domain.generation import Delta, EmbeddingRequest, Embeddings, FinishReason, GenerationRequest
-from router.domain.models import Footprint, LocalModel
+from router.domain.models import Footprint, LocalModel, Placement
+from router.domain.news import Freed, News, Progress, Stuck
 from router.protocol import EngineFacts, EngineGauges
 
 
 class FakeWorker:
-    def __init__(self, model: LocalModel, pid: int, resident: Footprint, slots: int) -> None:
+    def __init__(self, model: LocalModel, pid: int, resident: dict[str, Footprint], slots: int) -> None:
         self.model = model
         self.pid = pid
         self.resident = resident
@@ -48,27 +49,45 @@ class FakeLauncher:
     """Instance -> model, of every process that exists."""
     workers: dict[str, FakeWorker] = field(default_factory=dict)
     """By instance."""
+    frees: set[str] = field(default_factory=set)
+    """Models whose workers give their memory back before they exit."""
+    unkillable: set[str] = field(default_factory=set)
+    """Models whose workers do not end within `stuck_seconds` of their stop."""
+    stuck_seconds: float = 100.0
     most: int = 0
     """The most bytes that were held at once."""
 
     @contextlib.asynccontextmanager
     async def launch(
-        self, instance: str, model: LocalModel, progress: Callable[[float], None]
+        self, instance: str, model: LocalModel, placement: Placement, tell: Callable[[News], None]
     ) -> AsyncIterator[FakeWorker]:
         self.live[instance] = model.name
-        self.workers[instance] = FakeWorker(
-            model, 1000 + len(self.workers), self.measures.get(model.name, model.footprint), self.slots
-        )
+        resident = dict(placement.footprints)
+        if model.name in self.measures:
+            resident = dict.fromkeys(resident, self.measures[model.name])
+        self.workers[instance] = FakeWorker(model, 1000 + len(self.workers), resident, self.slots)
         self.most = max(self.most, sum(self.workers[i].model.footprint.total for i in self.live))
         try:
             await asyncio.sleep(self.load_seconds / 2)
-            progress(0.5)
+            tell(Progress(0.5))
             await asyncio.sleep(self.load_seconds / 2)
             if model.name in self.fails:
                 raise self.fails[model.name]
             yield self.workers[instance]
         finally:
+            await self._end(instance, model, placement, tell)
+
+    async def _end(
+        self, instance: str, model: LocalModel, placement: Placement, tell: Callable[[News], None]
+    ) -> None:
+        if model.name in self.frees:
+            tell(Freed(dict.fromkeys(placement.footprints, 1)))
+        try:
             await asyncio.sleep(self.stop_seconds)
+            if model.name in self.unkillable:
+                tell(Stuck())
+                await asyncio.sleep(self.stuck_seconds)
+        finally:
             del self.live[instance]
 
     def kill(self, instance: str) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from router.domain.errors import LeaseTimeout, QueueFull, ShuttingDown, WorkerCrashed
-from router.domain.models import LocalModel
+from router.domain.memory import Bytes, fits, left, plus
+from router.domain.models import EngineOptions, LocalModel, Placement
 from router.residency.core import Residency
 from router.residency.events import (
     Action,
@@ -27,8 +28,10 @@ from router.residency.events import (
     UnloadRequested,
     WakeAt,
     WorkerExited,
+    WorkerFreed,
     WorkerLost,
     WorkerReady,
+    WorkerStuck,
 )
 from router.residency.policy import LINGER
 from router.residency.state import Phase
@@ -39,9 +42,12 @@ class Process:
     """What the operating system runs."""
 
     model: LocalModel
-    bytes: int
+    engine: EngineOptions
+    """As it was placed."""
+    bytes: Bytes
     up: bool = False
     dying: bool = False
+    stuck: bool = False
     slots: int = 0
     excused: bool = False
     """It drains because an edit lowered the budget: then even a pinned one may go."""
@@ -54,15 +60,16 @@ class Referee:
     def __init__(self, core: Residency) -> None:
         self.core = core
         self.limits = core.tables.limits
-        self.budget = core.tables.budget
+        self.budgets = core.tables.budgets
         self.processes: dict[str, Process] = {}
         self.waiting: dict[int, LeaseRequested] = {}
         self.outcomes: dict[int, str] = {}
-        self.measured: dict[str, int] = {}
+        self.measured: dict[tuple[str, EngineOptions], Bytes] = {}
         self.desired: dict[str, LocalModel] = {}
         self.closed = False
         self.started: set[str] = set()
-        self.total = self.booked = 0
+        self.total: Bytes = {}
+        self.booked: Bytes = {}
         self.deaths: dict[str, list[float]] = {}
         self._fell: str | None = None
 
@@ -94,20 +101,28 @@ class Referee:
             case WorkerReady(_, name, slots, resident):
                 process = self.processes[name]
                 process.up, process.slots = True, slots
-                self.measured[process.model.fingerprint] = resident
-                if resident <= process.bytes + max(0, self.budget - self._sum()):
+                self.measured[process.model.fingerprint, process.engine] = resident
+                free = {d: max(size, 0) for d, size in left(self.budgets, self._sum()).items()}
+                if fits(resident, plus(free, {d: process.bytes.get(d, 0) for d in free})):
                     process.bytes = resident
+            case WorkerFreed(_, name, remaining):
+                process = self.processes[name]
+                assert process.dying, "only who stops frees its memory"
+                process.bytes = remaining
+            case WorkerStuck(at, name):
+                self.processes[name].stuck = True
+                return self._die(at, name)
             case WorkerLost(at, name):
                 return self._die(at, name)
             case WorkerExited(at, name):
                 dead = self._die(at, name)
                 del self.processes[name]
                 return dead
-            case ModelsDesired(_, models, budget, limits):
-                self.desired, self.budget, self.limits = dict(models), budget, limits
+            case ModelsDesired(_, models, budgets, limits):
+                self.desired, self.budgets, self.limits = dict(models), budgets, limits
                 known = {m.fingerprint for m in models.values()}
                 known |= {p.model.fingerprint for p in self.processes.values()}
-                self.measured = {f: b for f, b in self.measured.items() if f in known}
+                self.measured = {key: b for key, b in self.measured.items() if key[0] in known}
             case ShutdownRequested():
                 self.closed = True
             case UnloadRequested() | TimePassed():
@@ -149,7 +164,7 @@ class Referee:
                 assert not process.leases, f"{name} was stopped while in use"
                 if reason == "pressure":
                     assert process.up, f"{name} was evicted while it loaded"
-                    excused = process.excused or self._sum() > self.budget
+                    excused = process.excused or not fits(self._sum(), self.budgets)
                     assert excused or not self._pinned(process), f"pinned {name} was evicted"
                 process.dying = True
             case GrantLease(ticket, name):
@@ -180,9 +195,9 @@ class Referee:
         else:
             first = next((w for w in self.waiting.values() if w.model.fingerprint == model.fingerprint), None)
             assert first is not None, f"{name} is loaded for nobody"
-        need = self.measured.get(model.fingerprint, model.footprint.total)
-        self.processes[name] = Process(model, need)
-        assert self._sum() <= self.budget, f"{name} does not fit: {self._sum()} of {self.budget} bytes"
+        assert action.placement in model.placements, f"{name} is placed as nobody said"
+        self.processes[name] = Process(model, action.placement.engine, self.need(model, action.placement))
+        assert fits(self._sum(), self.budgets), f"{name} does not fit: {self._sum()} of {self.budgets}"
 
     def _check_refusal(self, now: float, action: RefuseLease, crashed: set[int]) -> None:
         ticket = action.ticket
@@ -209,16 +224,16 @@ class Referee:
 
     def _check_house(self, now: float, actions: Sequence[Action]) -> None:
         tables = self.core.tables
-        total = self._sum()
-        assert total <= max(self.budget, self.total), f"{total} of {self.budget} bytes"
-        assert tables.used <= max(self.budget, self.booked), f"{tables.used} bytes in the books"
-        self.total, self.booked = total, tables.used
+        total, booked = self._sum(), tables.used
+        assert self._bounded(total, self.total), f"{total} of {self.budgets}"
+        assert self._bounded(booked, self.booked), f"{booked} in the books, of {self.budgets}"
+        self.total, self.booked = total, booked
         assert tables.holders == self.granted, "leases are not what was granted"
         assert set(tables.waiting) == set(self.waiting), "somebody was lost, or waits twice"
         assert set(tables.instances) == set(self.processes), "the books and the processes differ"
         for name, instance in tables.instances.items():
             assert instance.leases == self.processes[name].leases, f"ghost leases on {name}"
-            if total > self.budget and instance.phase is Phase.DRAINING:
+            if not fits(total, self.budgets) and instance.phase is Phase.DRAINING:
                 self.processes[name].excused = True
         self._check_waiters(now, actions)
 
@@ -231,7 +246,7 @@ class Referee:
         assert len(self.waiting) <= self.limits.max_waiting, "the queue has no bound"
         if not self.waiting:
             return
-        moving = any(not p.up or p.dying or p.leases for p in self.processes.values())
+        moving = any(not p.stuck and (not p.up or p.dying or p.leases) for p in self.processes.values())
         wake = next((a.at for a in actions if isinstance(a, WakeAt)), float("inf"))
         assert moving or wake <= now + LINGER + 1e-6, "somebody waits and nothing moves"
 
@@ -251,5 +266,12 @@ class Referee:
         fingerprint = process.model.fingerprint
         return any(m.pinned and m.fingerprint == fingerprint for m in self.desired.values())
 
-    def _sum(self) -> int:
-        return sum(p.bytes for p in self.processes.values())
+    def need(self, model: LocalModel, placement: Placement) -> Bytes:
+        return self.measured.get((model.fingerprint, placement.engine), placement.bytes)
+
+    def _bounded(self, now: Bytes, before: Bytes) -> bool:
+        """G3: within the budget, or falling after an edit lowered it."""
+        return all(now.get(d, 0) <= max(size, before.get(d, 0)) for d, size in self.budgets.items())
+
+    def _sum(self) -> Bytes:
+        return plus(*(p.bytes for p in self.processes.values()))

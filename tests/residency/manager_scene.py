@@ -16,7 +16,7 @@ from router.residency.core import Residency
 from router.residency.manager import ResidencyManager
 from router.telemetry import Metrics
 from tests.residency.fakes import FakeLauncher
-from tests.residency.playbook import model
+from tests.residency.playbook import model, on
 
 A, B = model("a", 6), model("b", 7)
 
@@ -29,14 +29,14 @@ class House:
 
     def __init__(self, launcher: FakeLauncher, limits: Limits) -> None:
         self.launcher = launcher
-        self.core = Residency(BUDGET, limits)
+        self.core = Residency(on(BUDGET), limits)
         self.metrics = Metrics()
         self.limits = limits
         clock = asyncio.get_running_loop().time
         self.manager = ResidencyManager(self.core, launcher, self.metrics, clock)
 
     def told(self, *models: LocalModel, budget: int = BUDGET) -> None:
-        self.manager.reconcile({m.name: m for m in models}, budget, self.limits)
+        self.manager.reconcile({m.name: m for m in models}, on(budget), self.limits)
 
     def value(self, name: str, **labels: str) -> float | None:
         self.metrics.render()

@@ -6,10 +6,11 @@ They prove that the simulation and the state machine bite: `test_mutants.py` wan
 
 from __future__ import annotations
 
-from router.domain.models import LocalModel
+from router.domain.models import LocalModel, Placement
 from router.residency import events, policy
-from router.residency.core import Refusal, Residency
+from router.residency.core import Residency
 from router.residency.state import Instance, Phase, Waiter
+from router.residency.steps import Refusal
 
 
 class FreesOnStopRequest(Residency):
@@ -17,7 +18,7 @@ class FreesOnStopRequest(Residency):
 
     def _stop(self, instance: Instance, reason: str) -> None:  # type: ignore[override]
         super()._stop(instance, reason)  # type: ignore[arg-type]
-        instance.reserved = 0
+        instance.reserved = {}
 
 
 class AdmitsIntoStopping(Residency):
@@ -130,9 +131,9 @@ class NoDeadline(Residency):
 class TwoLoadsPassTheLimit(Residency):
     """Memory is counted when a model is ready, not when its load is ordered (llama.cpp PR 22284)."""
 
-    def _start(self, model: LocalModel, reason: str) -> None:  # type: ignore[override]
-        super()._start(model, reason)  # type: ignore[arg-type]
-        list(self.tables.instances.values())[-1].reserved = 0
+    def _start(self, model: LocalModel, placement: Placement, reason: str) -> None:  # type: ignore[override]
+        super()._start(model, placement, reason)  # type: ignore[arg-type]
+        list(self.tables.instances.values())[-1].reserved = {}
 
 
 class LoadsAnyway(Residency):
@@ -141,7 +142,7 @@ class LoadsAnyway(Residency):
     def _claim(self, waiter: Waiter, now: float) -> bool:
         started = super()._claim(waiter, now)
         if not started and not self.tables.bytes_in(Phase.STOPPING):
-            self._start(waiter.model, waiter.reason)
+            self._start(waiter.model, waiter.model.placements[0], waiter.reason)
             return True
         return started
 
@@ -151,7 +152,7 @@ class IgnoresMeasuredBytes(Residency):
 
     def _ready(self, event: events.WorkerReady) -> None:
         instance = self.tables.instances.get(event.instance)
-        size = instance.reserved if instance is not None else 0
+        size = instance.reserved if instance is not None else {}
         super()._ready(events.WorkerReady(event.at, event.instance, event.slots, size))
 
 

@@ -7,18 +7,45 @@ from collections.abc import Iterable
 import msgspec
 
 from router.domain.errors import Unavailable
+from router.domain.memory import Bytes
 from router.domain.models import FileIdentity, Footprint, Limits, LocalModel
 from router.residency.core import Residency
-from router.residency.events import Action, Event, ModelsDesired, RefuseLease, WakeAt
+from router.residency.events import (
+    Action,
+    Event,
+    ModelsDesired,
+    RefuseLease,
+    StartWorker,
+    WakeAt,
+    WorkerReady,
+)
+from router.residency.state import StartReason
+from tests.local import local_model
 
 LIMITS = Limits()
 
 
+DEVICE = "gpu0"
+"""Of the stories with one device; there, bytes are plain numbers."""
+
+
+def on(size: int | Bytes) -> Bytes:
+    """Bytes by device; a number is bytes of the one device."""
+    return {DEVICE: size} if isinstance(size, int) else size
+
+
 def model(name: str, size: int, **options: object) -> LocalModel:
-    """A model whose footprint is `size` bytes."""
-    return msgspec.structs.replace(
-        LocalModel(name=name, path=f"/{name}.gguf", footprint=Footprint(weights=size)), **options
-    )
+    """A model of `size` bytes on the one device."""
+    return local_model(name, footprint=Footprint(weights=size), device=DEVICE, **options)
+
+
+def ready(at: float, instance: str, slots: int, resident: int | Bytes) -> WorkerReady:
+    return WorkerReady(at, instance, slots, on(resident))
+
+
+def start(instance: str, model: LocalModel, reason: StartReason) -> StartWorker:
+    """It is started where it likes best."""
+    return StartWorker(instance, model, model.placements[0], reason)
 
 
 def changed(old: LocalModel, **options: object) -> LocalModel:
@@ -28,9 +55,9 @@ def changed(old: LocalModel, **options: object) -> LocalModel:
 
 
 def desired(
-    at: float, models: Iterable[LocalModel], budget: int = 12, limits: Limits = LIMITS
+    at: float, models: Iterable[LocalModel], budget: int | Bytes = 12, limits: Limits = LIMITS
 ) -> ModelsDesired:
-    return ModelsDesired(at, {m.name: m for m in models}, budget, limits)
+    return ModelsDesired(at, {m.name: m for m in models}, on(budget), limits)
 
 
 class Refused:
@@ -77,8 +104,8 @@ class Play:
 
 
 def house(
-    *models: LocalModel, budget: int = 12, limits: Limits = LIMITS, core: type[Residency] = Residency
+    *models: LocalModel, budget: int | Bytes = 12, limits: Limits = LIMITS, core: type[Residency] = Residency
 ) -> Play:
     """A house that has been told of `models`; pinned and preloaded ones are expected by the caller."""
-    play = Play(core(budget, limits))
+    play = Play(core(on(budget), limits))
     return play << desired(0, models, budget, limits)

@@ -29,7 +29,7 @@ from router.residency.events import (
     WorkerReady,
 )
 from tests.residency.house_rules import Referee
-from tests.residency.playbook import changed, model
+from tests.residency.playbook import DEVICE, changed, model, on
 
 BUDGET = 24
 LONGEST_LEASE = 12.0
@@ -46,7 +46,7 @@ class Life:
         self.random = random.Random(seed)
         self.limits = self._limits()
         self.budget = BUDGET
-        self.referee = Referee(core(BUDGET, self.limits))
+        self.referee = Referee(core(on(BUDGET), self.limits))
         self._pace = self.random.choice([0.3, 1.0, 3.0])
         self.models = {m.name: m for m in self._models()}
         self.stats: Counter[str] = Counter()
@@ -137,7 +137,7 @@ class Life:
                         self.models[name], ttl=draw.choice([None, 3.0])
                     )
         shown = {n: m for n, m in self.models.items() if draw.random() < 0.95}
-        return ModelsDesired(at, shown, self.budget, self.limits)
+        return ModelsDesired(at, shown, on(self.budget), self.limits)
 
     def _unload(self, at: float) -> Event:
         return UnloadRequested(at, self.random.choice([None, *self.models]))
@@ -166,12 +166,12 @@ class Life:
     def _carry_out(self, now: float, action: Action) -> None:
         draw = self.random
         match action:
-            case StartWorker(name, wanted):
+            case StartWorker(name, wanted, placement):
                 self.stats["starts"] += 1
                 if draw.random() < (0.8 if wanted.name == self._rotten else 0.06):
                     self._at(now + draw.uniform(0, 3), self._exit(name))
                 else:
-                    size = self.referee.measured.get(wanted.fingerprint, wanted.footprint.total)
+                    size = self.referee.need(wanted, placement)[DEVICE]
                     if draw.random() < 0.2:
                         size = max(1, size + draw.randint(-1, 2))
                     self._at(now + draw.uniform(0.5, LONGEST_LOAD), self._ready(name, size))
@@ -194,7 +194,7 @@ class Life:
                 return None
             if self.random.random() < 0.25:
                 self._at(at + self.random.uniform(0, 20), self._lose(name))
-            return WorkerReady(at, name, self.random.randint(1, 3), size)
+            return WorkerReady(at, name, self.random.randint(1, 3), on(size))
 
         return happening
 

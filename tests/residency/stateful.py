@@ -26,7 +26,7 @@ from router.residency.events import (
     WorkerReady,
 )
 from tests.residency.house_rules import Referee
-from tests.residency.playbook import changed, model
+from tests.residency.playbook import DEVICE, changed, model, on
 
 BUDGET = 10
 LIMITS = Limits(
@@ -65,7 +65,7 @@ class HouseMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.referee = Referee(self.core(BUDGET, LIMITS))
+        self.referee = Referee(self.core(on(BUDGET), LIMITS))
         self.models = models()
         self.now = 0.0
         self.tickets = 0
@@ -85,7 +85,7 @@ class HouseMachine(RuleBasedStateMachine):
         return [*self.referee.waiting, *self.referee.granted]
 
     def desire(self, budget: int = BUDGET) -> None:
-        self.referee.tell(ModelsDesired(self.now, dict(self.models), budget, LIMITS))
+        self.referee.tell(ModelsDesired(self.now, dict(self.models), on(budget), LIMITS))
 
     # What may happen --------------------------------------------------------------------------------------
 
@@ -109,8 +109,8 @@ class HouseMachine(RuleBasedStateMachine):
     @rule(number=st.integers(0, 99), more=st.sampled_from([0, 0, 0, -1, 2, 6]), slots=st.integers(1, 3))
     def come_up(self, number: int, more: int, slots: int) -> None:
         name = pick(self.loading(), number)
-        size = max(1, self.referee.processes[name].bytes + more)
-        self.referee.tell(WorkerReady(self.now, name, slots, size))
+        size = max(1, self.referee.processes[name].bytes[DEVICE] + more)
+        self.referee.tell(WorkerReady(self.now, name, slots, on(size)))
 
     @precondition(lambda self: self.loading())
     @rule(number=st.integers(0, 99))

@@ -15,16 +15,14 @@ from router.residency.events import (
     GrantLease,
     LeaseReleased,
     LeaseRequested,
-    StartWorker,
     StopWorker,
     TimePassed,
     WorkerExited,
-    WorkerReady,
 )
 from router.residency.policy import LINGER
 from router.residency.state import Phase
 from tests.residency.core_scene import A, B, C, a_busy, a_ready
-from tests.residency.playbook import LIMITS, Refused, desired, house, model
+from tests.residency.playbook import LIMITS, Refused, desired, house, model, ready, start
 
 
 def test_a_request_for_a_second_model_evicts_the_idle_first() -> None:
@@ -32,8 +30,8 @@ def test_a_request_for_a_second_model_evicts_the_idle_first() -> None:
         a_ready()
         << LeaseRequested(4, 2, B) >> [StopWorker("a#1", "pressure")]
         << LeaseRequested(5, 3, B) >> []  # joins; nothing is started twice
-        << WorkerExited(6, "a#1") >> [StartWorker("b#2", B, "request")]
-        << WorkerReady(7, "b#2", slots=2, resident=6) >> [GrantLease(2, "b#2"), GrantLease(3, "b#2")]
+        << WorkerExited(6, "a#1") >> [start("b#2", B, "request")]
+        << ready(7, "b#2", slots=2, resident=6) >> [GrantLease(2, "b#2"), GrantLease(3, "b#2")]
     )  # fmt: skip
 
 
@@ -68,15 +66,15 @@ def test_the_alarm_is_set_for_the_end_of_the_linger() -> None:
 def test_models_that_fit_side_by_side_stay_side_by_side() -> None:
     (
         a_busy()
-        << LeaseRequested(2, 2, C) >> [StartWorker("c#2", C, "request")]
-        << WorkerReady(3, "c#2", slots=1, resident=3) >> [GrantLease(2, "c#2")]
+        << LeaseRequested(2, 2, C) >> [start("c#2", C, "request")]
+        << ready(3, "c#2", slots=1, resident=3) >> [GrantLease(2, "c#2")]
     )  # fmt: skip
 
 
 def test_a_resident_ready_model_is_served_at_once_whatever_else_loads() -> None:
     (
         a_busy()
-        << LeaseRequested(2, 2, C) >> [StartWorker("c#2", C, "request")]
+        << LeaseRequested(2, 2, C) >> [start("c#2", C, "request")]
         << LeaseRequested(3, 3, B) >> []  # waits for memory
         << LeaseRequested(4, 4, A) >> [GrantLease(4, "a#1")]
     )  # fmt: skip
@@ -93,8 +91,8 @@ def test_nobody_overtakes_the_head_of_the_queue_for_memory() -> None:
         play
         << WorkerExited(5, "a#1")
         >> [
-            StartWorker("b#2", B, "request"),
-            StartWorker("small#3", small, "request"),
+            start("b#2", B, "request"),
+            start("small#3", small, "request"),
         ]
     )
 
@@ -104,8 +102,8 @@ def test_the_fewest_least_recently_used_idle_models_go() -> None:
     play = house(one, two, three, A)
     for number, each in enumerate((one, two, three), start=1):
         name = f"{each.name}#{number}"
-        play << LeaseRequested(number, number, each) >> [StartWorker(name, each, "request")]
-        play << WorkerReady(number, name, 1, each.footprint.total) >> [GrantLease(number, name)]
+        play << LeaseRequested(number, number, each) >> [start(name, each, "request")]
+        play << ready(number, name, 1, each.footprint.total) >> [GrantLease(number, name)]
         play << LeaseReleased(number, number) >> []
     # 8 are needed, 2 are free: the two oldest hold 6 between them.
     play << LeaseRequested(9, 9, A) >> [StopWorker("one#1", "pressure"), StopWorker("two#2", "pressure")]
@@ -117,18 +115,18 @@ def test_memory_on_its_way_back_is_not_given_away_twice() -> None:
         << LeaseRequested(4, 2, B) >> [StopWorker("a#1", "pressure")]
         << TimePassed(5) >> []
         << LeaseRequested(6, 3, A) >> []  # gone from here on: it waits its turn
-        << WorkerExited(7, "a#1") >> [StartWorker("b#2", B, "request")]
+        << WorkerExited(7, "a#1") >> [start("b#2", B, "request")]
     )  # fmt: skip
 
 
 def test_a_loading_model_is_no_victim() -> None:
     (
         house(A, B)
-        << LeaseRequested(0, 1, A) >> [StartWorker("a#1", A, "request")]
+        << LeaseRequested(0, 1, A) >> [start("a#1", A, "request")]
         << LeaseRequested(1, 2, B) >> []
         << LeaseReleased(2, 1) >> []  # nobody waits for A any more, and still it may finish
         << TimePassed(60) >> []
-        << WorkerReady(61, "a#1", 1, 8) >> []
+        << ready(61, "a#1", 1, 8) >> []
         << TimePassed(61 + LINGER) >> [StopWorker("a#1", "pressure")]
     )  # fmt: skip
 
@@ -142,19 +140,19 @@ def test_a_busy_model_is_drained_only_after_the_waiter_lost_patience() -> None:
         << LeaseRequested(13, 4, A) >> []  # and takes no more
         << LeaseReleased(14, 1) >> []
         << LeaseReleased(15, 3) >> [StopWorker("a#1", "pressure")]
-        << WorkerExited(16, "a#1") >> [StartWorker("b#2", B, "request")]
-        << WorkerReady(17, "b#2", 1, 6) >> [GrantLease(2, "b#2")]
+        << WorkerExited(16, "a#1") >> [start("b#2", B, "request")]
+        << ready(17, "b#2", 1, 6) >> [GrantLease(2, "b#2")]
         << LeaseReleased(18, 2) >> []  # 4 was there meanwhile: B gets its linger
         << TimePassed(18 + LINGER) >> [StopWorker("b#2", "pressure")]
-        << WorkerExited(20, "b#2") >> [StartWorker("a#3", A, "request")]
+        << WorkerExited(20, "b#2") >> [start("a#3", A, "request")]
     )  # fmt: skip
 
 
 def test_a_minimum_hold_outlasts_the_patience_of_a_waiter() -> None:
     play = house(A, B, limits=Limits(hold=20, patience=5))
-    play << LeaseRequested(0, 1, A) >> [StartWorker("a#1", A, "request")]
+    play << LeaseRequested(0, 1, A) >> [start("a#1", A, "request")]
     play << LeaseRequested(0, 2, B) >> []
-    play << WorkerReady(10, "a#1", 1, 8) >> [GrantLease(1, "a#1")]
+    play << ready(10, "a#1", 1, 8) >> [GrantLease(1, "a#1")]
     assert play.wake == 30
     play << TimePassed(29) >> []
     assert play.core.tables.instances["a#1"].phase is Phase.READY
@@ -182,13 +180,13 @@ def test_steady_traffic_to_the_resident_model_cannot_starve_a_waiter() -> None:
 def test_who_waited_for_a_slot_longer_does_not_undo_the_drain_that_another_caused() -> None:
     (
         house(A, B)
-        << LeaseRequested(0, 1, A) >> [StartWorker("a#1", A, "request")]
-        << WorkerReady(1, "a#1", 1, 8) >> [GrantLease(1, "a#1")]
+        << LeaseRequested(0, 1, A) >> [start("a#1", A, "request")]
+        << ready(1, "a#1", 1, 8) >> [GrantLease(1, "a#1")]
         << LeaseRequested(2, 2, A) >> []  # waits for the only slot
         << LeaseRequested(3, 3, B) >> []
         << TimePassed(13) >> []  # drained for B
         << LeaseReleased(14, 1) >> [StopWorker("a#1", "pressure")]
-        << WorkerExited(15, "a#1") >> [StartWorker("b#2", B, "request")]
+        << WorkerExited(15, "a#1") >> [start("b#2", B, "request")]
     )  # fmt: skip
 
 
@@ -217,8 +215,8 @@ def test_only_as_many_busy_models_are_drained_as_are_needed() -> None:
     play = house(one, two, B)
     for number, each in enumerate((one, two), start=1):
         name = f"{each.name}#{number}"
-        play << LeaseRequested(number, number, each) >> [StartWorker(name, each, "request")]
-        play << WorkerReady(number, name, 1, 6) >> [GrantLease(number, name)]
+        play << LeaseRequested(number, number, each) >> [start(name, each, "request")]
+        play << ready(number, name, 1, 6) >> [GrantLease(number, name)]
     play << LeaseRequested(3, 3, B) >> []
     for now in (13, 14, 15):
         play << TimePassed(now) >> []
@@ -270,9 +268,9 @@ def test_what_cannot_fit_even_alone_is_refused_and_nobody_is_evicted_for_it() ->
 def test_what_cannot_fit_beside_the_pinned_is_refused_even_while_the_pinned_is_not_loaded() -> None:
     pinned = model("p", 5, pinned=True)
     play = house(A)
-    play << desired(1, [A, pinned]) >> [StartWorker("p#1", pinned, "preload")]
+    play << desired(1, [A, pinned]) >> [start("p#1", pinned, "preload")]
     play << LeaseRequested(2, 1, A) >> [Refused(1, DoesNotFit, retry_after=None)]
-    play << WorkerExited(3, "p#1", "boom") >> [StartWorker("p#2", pinned, "preload")]
+    play << WorkerExited(3, "p#1", "boom") >> [start("p#2", pinned, "preload")]
     play << LeaseRequested(4, 2, A) >> [Refused(2, DoesNotFit, retry_after=None)]
 
 
@@ -298,18 +296,18 @@ def test_a_problem_that_appears_while_a_model_is_in_memory_does_not_stop_it_serv
 
 def test_a_pinned_model_is_loaded_unasked_and_never_evicted() -> None:
     pinned = model("p", 5, pinned=True, ttl=1.0)
-    play = house(A, B, pinned) >> [StartWorker("p#1", pinned, "preload")]
-    play << WorkerReady(1, "p#1", 1, 5) >> []
+    play = house(A, B, pinned) >> [start("p#1", pinned, "preload")]
+    play << ready(1, "p#1", 1, 5) >> []
     play << TimePassed(1000) >> []
-    play << LeaseRequested(1001, 1, B) >> [StartWorker("b#2", B, "request")]
+    play << LeaseRequested(1001, 1, B) >> [start("b#2", B, "request")]
     play << LeaseRequested(1002, 2, C) >> []  # 1 byte is free, and the other 11 are pinned or loading
     play << TimePassed(1200) >> []
 
 
 def test_a_preloaded_model_is_loaded_once_and_not_again_after_its_ttl() -> None:
     early = model("e", 4, preload=True, ttl=5.0)
-    play = house(A, early) >> [StartWorker("e#1", early, "preload")]
-    play << WorkerReady(1, "e#1", 1, 4) >> []
+    play = house(A, early) >> [start("e#1", early, "preload")]
+    play << ready(1, "e#1", 1, 4) >> []
     assert play.wake == 6
     play << TimePassed(6) >> [StopWorker("e#1", "idle")]
     play << WorkerExited(7, "e#1") >> []
@@ -321,19 +319,19 @@ def test_nothing_is_preloaded_while_somebody_waits_nor_at_anybodys_expense() -> 
     play << LeaseRequested(2, 2, B) >> []
     play << desired(3, [A, B, early]) >> []
     play << LeaseReleased(4, 2) >> []  # A holds 8 of 12: E does not fit
-    play << desired(5, [A, B, early], budget=13) >> [StartWorker("e#2", early, "preload")]
+    play << desired(5, [A, B, early], budget=13) >> [start("e#2", early, "preload")]
 
 
 def test_pinned_models_are_preloaded_before_the_others() -> None:
     early, pinned = model("e", 7, preload=True), model("p", 7, pinned=True)
-    house(early, pinned) >> [StartWorker("p#1", pinned, "preload")]
+    house(early, pinned) >> [start("p#1", pinned, "preload")]
 
 
 def test_a_pinned_model_that_crashed_comes_back_by_itself() -> None:
     pinned = model("p", 5, pinned=True)
-    play = house(pinned) >> [StartWorker("p#1", pinned, "preload")]
-    play << WorkerReady(1, "p#1", 1, 5) >> []
-    play << WorkerExited(2, "p#1", "boom") >> [StartWorker("p#2", pinned, "preload")]
+    play = house(pinned) >> [start("p#1", pinned, "preload")]
+    play << ready(1, "p#1", 1, 5) >> []
+    play << WorkerExited(2, "p#1", "boom") >> [start("p#2", pinned, "preload")]
 
 
 def test_a_ttl_counts_from_the_end_of_the_last_request_and_never_means_never() -> None:
@@ -341,8 +339,8 @@ def test_a_ttl_counts_from_the_end_of_the_last_request_and_never_means_never() -
     play = house(brief, lasting)
     for number, each in enumerate((brief, lasting), start=1):
         name = f"{each.name}#{number}"
-        play << LeaseRequested(0, number, each) >> [StartWorker(name, each, "request")]
-        play << WorkerReady(1, name, 1, 2) >> [GrantLease(number, name)]
+        play << LeaseRequested(0, number, each) >> [start(name, each, "request")]
+        play << ready(1, name, 1, 2) >> [GrantLease(number, name)]
     play << TimePassed(50) >> []  # both are in use
     play << LeaseReleased(51, 1) >> [] << LeaseReleased(51, 2) >> []
     play << TimePassed(55.9) >> []

@@ -15,8 +15,10 @@ from router.domain.errors import (
 from router.domain.models import Footprint, Limits
 from router.residency.feed import StatusChange
 from router.residency.manager import MEMORY
+from tests.local import resized
 from tests.residency.fakes import FakeLauncher, out_of_memory
 from tests.residency.manager_scene import A, B, House, _outcome, house, now
+from tests.residency.playbook import DEVICE
 from tests.residency.virtual_time import in_virtual_time
 
 
@@ -78,12 +80,12 @@ async def test_an_edit_that_changes_nothing_of_a_process_ends_no_stream() -> Non
 
 @in_virtual_time
 async def test_measured_bytes_are_charged_and_an_unmeasured_overhead_is_charged_as_estimated() -> None:
-    estimated = msgspec.structs.replace(A, footprint=Footprint(weights=5, overhead=2))
+    estimated = resized(A, Footprint(weights=5, overhead=2))
     async with house(FakeLauncher(measures={"a": Footprint(weights=4)})) as home:
         home.told(estimated)
         async with home.manager.lease(estimated):
             view = home.manager.view()
-            assert (view.used, view.free) == (6, 4)
+            assert (view.memory.used, view.memory.free) == (6, 4)
             assert view.instances[0].measured == Footprint(weights=4)
         assert home.value("router_model_bytes", model="a", kind="estimated") == 7
         assert home.value("router_model_bytes", model="a", kind="measured") == 6
@@ -198,3 +200,40 @@ async def test_a_hundred_swaps_leave_nothing_behind() -> None:
         assert len(asyncio.all_tasks()) == 2  # this test and one worker's life
         swaps = [home.value("router_swaps_total", model=m, reason="request") for m in "ab"]
         assert swaps == [50, 50]
+
+
+@in_virtual_time
+async def test_freed_bytes_let_the_next_model_in_before_the_process_is_gone() -> None:
+    async with house(FakeLauncher(stop_seconds=5.0, load_seconds=1.0, frees={"a"})) as home:
+        await home.use(A)
+        began = now()
+        await home.use(B)
+        assert now() - began == pytest.approx(1.0)
+        await asyncio.sleep(5)
+        assert list(home.launcher.live) == ["b#2"]
+
+
+@in_virtual_time
+async def test_a_process_that_cannot_be_killed_is_quarantined_shown_and_not_waited_for() -> None:
+    async with house(FakeLauncher(unkillable={"a"})) as home:
+        await home.use(A)
+        with pytest.raises(DoesNotFit):  # B needs the bytes that may never come back
+            await home.use(B)
+        (instance,) = home.manager.view().instances
+        assert instance.phase == "quarantined"
+        assert home.manager.view().memory.quarantined == 6
+        assert home.value("router_device_bytes", device=DEVICE, kind="quarantined") == 6
+        assert home.manager.view().status("a") == "unloaded"
+        began = now()
+        await home.manager.shut_down(drain=30)
+        assert now() == began
+        await asyncio.sleep(101)
+
+
+@in_virtual_time
+async def test_a_quarantined_process_that_ends_after_all_gives_its_bytes_back() -> None:
+    async with house(FakeLauncher(unkillable={"a"}, stuck_seconds=20)) as home:
+        await home.use(A)
+        assert await _outcome(home, B) is DoesNotFit
+        await asyncio.sleep(21)
+        assert await home.use(B) == "b#2"

@@ -13,7 +13,7 @@ from router.residency.policy import (
     to_shrink,
 )
 from router.residency.state import Failures, Instance, Phase, Waiter
-from tests.residency.playbook import model
+from tests.residency.playbook import model, on
 
 LIMITS = Limits(patience=10, hold=2, backoff=5, backoff_max=300, failures=3, failure_window=60)
 
@@ -24,7 +24,8 @@ def ready(name: str, size: int, last_used: float = 0.0, leases: int = 0, ready_a
         name,
         each,
         each.fingerprint,
-        size,
+        each.placements[0],
+        on(size),
         "request",
         Phase.READY,
         slots=4,
@@ -45,17 +46,17 @@ def names(instances: list[Instance] | None) -> list[str] | None:
 
 def test_the_fewest_that_cover_the_need_are_chosen_from_the_oldest_on() -> None:
     candidates = [ready("a", 3), ready("b", 3), ready("c", 3)]
-    assert names(cover(5, candidates)) == ["a", "b"]
+    assert names(cover(on(5), candidates)) == ["a", "b"]
 
 
 def test_early_picks_that_a_larger_one_makes_unnecessary_are_dropped() -> None:
-    assert names(cover(8, [ready("a", 2), ready("b", 3), ready("c", 8)])) == ["c"]
+    assert names(cover(on(8), [ready("a", 2), ready("b", 3), ready("c", 8)])) == ["c"]
 
 
 def test_nobody_is_evicted_in_vain() -> None:
-    assert cover(10, [ready("a", 4), ready("b", 5)]) is None
-    assert cover(0, [ready("a", 4)]) == []
-    assert cover(1, []) is None
+    assert cover(on(10), [ready("a", 4), ready("b", 5)]) is None
+    assert cover(on(0), [ready("a", 4)]) == []
+    assert cover(on(1), []) is None
 
 
 def test_idle_models_are_considered_before_busy_ones_each_by_last_use() -> None:
@@ -86,10 +87,13 @@ def test_a_busy_model_goes_after_patience_and_hold_whichever_is_later(
 
 def test_a_smaller_budget_takes_what_covers_it_and_pinned_models_last() -> None:
     house = [ready("pinned", 4), ready("old", 3, 1), ready("new", 3, 2)]
-    assert names(to_shrink(3, 0, house, {"pinned"})) == ["old"]
-    assert names(to_shrink(7, 0, house, {"pinned"})) == ["old", "new", "pinned"]
-    assert names(to_shrink(7, 1, house, {"pinned"})) == ["old", "new"]  # the load may be enough, later
-    assert names(to_shrink(99, 0, house, {"pinned"})) == ["old", "new", "pinned"]
+    assert names(to_shrink(on(3), on(0), house, {"pinned"})) == ["old"]
+    assert names(to_shrink(on(7), on(0), house, {"pinned"})) == ["old", "new", "pinned"]
+    assert names(to_shrink(on(7), on(1), house, {"pinned"})) == [
+        "old",
+        "new",
+    ]  # the load may be enough, later
+    assert names(to_shrink(on(99), on(0), house, {"pinned"})) == ["old", "new", "pinned"]
 
 
 def test_pauses_begin_with_the_third_failure_and_double_up_to_their_bound() -> None:

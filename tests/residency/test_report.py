@@ -3,19 +3,19 @@ from __future__ import annotations
 import msgspec
 
 from router.residency.core import Residency
-from router.residency.events import LeaseRequested, WorkerExited, WorkerReady
+from router.residency.events import LeaseRequested, WorkerExited
 from router.residency.report import Report
 from router.telemetry import Metrics
-from tests.residency.playbook import desired, model
+from tests.residency.playbook import desired, model, on, ready
 
 A, B = model("a", 6), model("b", 7)
 
 
 class Desk:
     def __init__(self) -> None:
-        self.core = Residency(10)
+        self.core = Residency(on(10))
         self.metrics = Metrics()
-        self.report = Report(self.metrics, self.core.tables, "gpu0")
+        self.report = Report(self.metrics, self.core.tables)
         self.core.handle(desired(0, [A, B], 10))
 
     def value(self, name: str, **labels: str) -> float | None:
@@ -32,7 +32,7 @@ def test_the_gauges_of_the_device_follow_the_books_at_each_scrape() -> None:
     assert desk.device() == {"budget": 10, "used": 0, "reserved": 0, "free": 10}
     desk.core.handle(LeaseRequested(0, 1, A))
     assert desk.device() == {"budget": 10, "used": 0, "reserved": 6, "free": 4}
-    desk.core.handle(WorkerReady(1, "a#1", 1, 5))
+    desk.core.handle(ready(1, "a#1", 1, 5))
     assert desk.device() == {"budget": 10, "used": 5, "reserved": 0, "free": 5}
 
 
@@ -43,7 +43,7 @@ def test_the_gauges_of_a_model_follow_the_books() -> None:
     assert desk.value("model_bytes", model="a", kind="estimated") == 6
     assert desk.value("model_bytes", model="a", kind="measured") is None
     assert (desk.value("model_loaded", model="a"), desk.value("waiting_requests", model="a")) == (0, 2)
-    desk.core.handle(WorkerReady(1, "a#1", 1, 5))
+    desk.core.handle(ready(1, "a#1", 1, 5))
     assert (desk.value("model_loaded", model="a"), desk.value("waiting_requests", model="a")) == (1, 1)
     assert desk.value("slots_busy", model="a") == 1
     assert desk.value("model_bytes", model="a", kind="measured") == 5
@@ -53,7 +53,7 @@ def test_decisions_are_counted_by_model_and_reason() -> None:
     desk = Desk()
     desk.core.handle(LeaseRequested(0, 1, A))
     desk.report.starting("a#1", A, "request")
-    desk.report.ready("a#1", A, "request", 5, 1.0)
+    desk.report.ready("a#1", A, "request", on(5), 1.0)
     desk.report.granted(1.0)
     desk.report.stopping("a#1", A, "pressure", was_ready=True)
     desk.report.stopping("a#1", A, "changed", was_ready=False)  # it never was in memory
@@ -71,8 +71,8 @@ def test_decisions_are_counted_by_model_and_reason() -> None:
 def test_a_model_that_left_the_registry_leaves_the_metrics_once_its_last_worker_is_gone() -> None:
     desk = Desk()
     desk.core.handle(LeaseRequested(0, 1, A))
-    desk.core.handle(WorkerReady(1, "a#1", 1, 5))
-    desk.report.ready("a#1", A, "request", 5, 1.0)
+    desk.core.handle(ready(1, "a#1", 1, 5))
+    desk.report.ready("a#1", A, "request", on(5), 1.0)
     desk.metrics.render()
     desk.core.handle(desired(2, [B], 10))
     assert desk.value("swaps_total", model="a", reason="request") == 1

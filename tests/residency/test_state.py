@@ -2,23 +2,25 @@ from __future__ import annotations
 
 from router.domain.models import Limits
 from router.residency.state import Failures, Instance, Phase, Tables, Waiter
-from tests.residency.playbook import model
+from tests.residency.playbook import model, on
 
 A, P = model("a", 4), model("p", 3, pinned=True)
 
 
 def instance(phase: Phase, leases: int = 0) -> Instance:
-    return Instance("a#1", A, A.fingerprint, 4, "request", phase, slots=2, leases=set(range(leases)))
+    return Instance(
+        "a#1", A, A.fingerprint, A.placements[0], on(4), "request", phase, slots=2, leases=set(range(leases))
+    )
 
 
 def tables(*held: Instance) -> Tables:
-    return Tables(10, Limits(), instances={i.id: i for i in held})
+    return Tables(on(10), Limits(), instances={i.id: i for i in held})
 
 
 def test_memory_is_held_in_every_phase_until_the_process_is_gone() -> None:
     for phase in Phase:
         books = tables(instance(phase))
-        assert (books.used, books.free, books.bytes_in(phase)) == (4, 6, 4)
+        assert (books.used, books.free, books.bytes_in(phase)) == (on(4), on(6), on(4))
 
 
 def test_leases_may_be_granted_while_loading_and_ready_only() -> None:
@@ -38,28 +40,29 @@ def test_room_and_idleness_are_our_own_bookkeeping() -> None:
 def test_a_model_can_have_the_budget_less_what_is_pinned_beside_it() -> None:
     books = tables()
     books.keep = {m.fingerprint: m for m in (A, P)}
-    assert books.room_for(A.fingerprint) == 7
-    assert books.room_for(P.fingerprint) == 10
-    books.measured[P.fingerprint] = 5
-    assert books.room_for(A.fingerprint) == 5
+    assert books.room_for(A.fingerprint) == on(7)
+    assert books.room_for(P.fingerprint) == on(10)
+    books.measured[P.fingerprint, P.placements[0].engine] = on(5)
+    assert books.room_for(A.fingerprint) == on(5)
 
 
 def test_a_pinned_model_that_cannot_be_loaded_takes_no_room() -> None:
     books = tables()
     broken = model("p", 3, pinned=True, problem="no such file")
     books.keep = {broken.fingerprint: broken}
-    assert books.room_for(A.fingerprint) == 10
+    assert books.room_for(A.fingerprint) == on(10)
 
 
 def test_what_was_measured_counts_for_more_than_the_estimate() -> None:
     books = tables()
-    assert books.need(A, A.fingerprint) == 4
-    books.measured[A.fingerprint] = 6
-    assert books.need(A, A.fingerprint) == 6
+    (placement,) = A.placements
+    assert books.need(A.fingerprint, placement) == on(4)
+    books.measured[A.fingerprint, placement.engine] = on(6)
+    assert books.need(A.fingerprint, placement) == on(6)
 
 
 def test_only_the_registry_of_now_protects_a_pinned_model() -> None:
-    pinned = Instance("p#1", P, P.fingerprint, 3, "preload", Phase.READY)
+    pinned = Instance("p#1", P, P.fingerprint, P.placements[0], on(3), "preload", Phase.READY)
     books = tables(pinned)
     assert not books.protected(pinned)
     books.keep = {P.fingerprint: P}

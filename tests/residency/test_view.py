@@ -10,20 +10,19 @@ from router.residency.events import (
     LeaseReleased,
     LeaseRequested,
     WorkerExited,
-    WorkerReady,
 )
-from router.residency.view import HouseView, WorkerView, house_view
-from tests.residency.playbook import changed, desired, model
+from router.residency.view import DeviceView, HouseView, WorkerView, house_view
+from tests.residency.playbook import changed, desired, model, on, ready
 
 A, B, C = model("a", 6), model("b", 5), model("c", 2)
 
 
 def core() -> Residency:
     """A loads, B waits for its memory, C is ready and idle since 3."""
-    built = Residency(10)
+    built = Residency(on(10))
     built.handle(desired(0, [A, B, C], 10))
     built.handle(LeaseRequested(0, 1, C))
-    built.handle(WorkerReady(1, "c#1", 1, 2))
+    built.handle(ready(1, "c#1", 1, 2))
     built.handle(LeaseRequested(2, 2, A))
     built.handle(LeaseReleased(3, 1))
     built.handle(LeaseRequested(4, 3, A))
@@ -37,7 +36,8 @@ def look(built: Residency, now: float = 5.0, **workers: WorkerView) -> HouseView
 
 def test_the_bytes_add_up_to_the_budget() -> None:
     view = look(core())
-    assert (view.budget, view.used, view.reserved, view.free) == (10, 2, 6, 2)
+    assert view.devices == {"gpu0": DeviceView(budget=10, used=2, reserved=6, free=2)}
+    assert view.memory == view.devices["gpu0"]
 
 
 def test_an_instance_is_shown_with_what_the_core_and_the_shell_know() -> None:
@@ -69,7 +69,7 @@ def test_statuses() -> None:
 
 
 def test_a_failed_model_is_failed_with_its_reason_until_its_pause_ends() -> None:
-    built = Residency(10, Limits(failures=1, backoff=5))
+    built = Residency(on(10), Limits(failures=1, backoff=5))
     built.handle(desired(0, [A], 10, Limits(failures=1, backoff=5)))
     built.handle(LeaseRequested(0, 1, A))
     built.handle(WorkerExited(1, "a#1", "bad magic"))
@@ -79,7 +79,7 @@ def test_a_failed_model_is_failed_with_its_reason_until_its_pause_ends() -> None
 
 
 def test_a_model_with_a_problem_is_failed_with_it() -> None:
-    built = Residency(10)
+    built = Residency(on(10))
     built.handle(desired(0, [model("broken", 1, problem="no such file")], 10))
     assert look(built).failed == {"broken": "no such file"}
     assert look(built).status("broken") == "failed"
@@ -93,16 +93,16 @@ def test_a_model_of_two_names_is_loaded_under_both() -> None:
 
 
 def test_of_two_versions_the_one_of_the_registry_is_shown_and_the_old_one_until_then() -> None:
-    built = Residency(10)
+    built = Residency(on(10))
     built.handle(desired(0, [C], 10))
     built.handle(LeaseRequested(0, 1, C))
-    built.handle(WorkerReady(1, "c#1", 1, 2))
+    built.handle(ready(1, "c#1", 1, 2))
     new = changed(C)
     built.handle(desired(2, [new], 10))
     assert look(built).status("c") == "loaded"  # the old version finishes its request
     built.handle(LeaseRequested(3, 2, new))
     assert look(built).status("c") == "loading"
-    built.handle(WorkerReady(4, "c#2", 1, 2))
+    built.handle(ready(4, "c#2", 1, 2))
     served_by = look(built).serving("c")
     assert served_by is not None and served_by.id == "c#2"
 

@@ -11,7 +11,7 @@ from router.domain.errors import LoadFailed
 from router.domain.models import Footprint
 
 FACTS = protocol.EngineFacts(512, 2, 100, 8, True, True)
-LOADED = protocol.Loaded(FACTS, Footprint(weights=9))
+LOADED = protocol.Loaded(FACTS, {"host": Footprint(weights=9)})
 
 
 class FakeProcess:

@@ -26,7 +26,7 @@ VECTORS = Embeddings((b"\0" * 4,), 1, 1)
 
 
 def client(process: FakeProcess) -> WorkerClient:
-    return WorkerClient(process, FACTS, Footprint(weights=9))  # type: ignore[arg-type]
+    return WorkerClient(process, FACTS, {"host": Footprint(weights=9)})  # type: ignore[arg-type]
 
 
 def step(id: str, *deltas: Delta) -> protocol.Step:

@@ -10,6 +10,7 @@ from router.domain.errors import LoadFailed
 from router.domain.models import LocalModel
 from router.runtime import files
 from router.runtime.files import Hashes, check_identity, identity
+from tests.local import local_model
 
 CONTENT = b"GGUF" * 1000
 
@@ -19,7 +20,7 @@ def model(tmp_path: Path) -> LocalModel:
     path = tmp_path / "m.gguf"
     path.write_bytes(CONTENT)
     pinned = hashlib.sha256(CONTENT).hexdigest().upper()
-    return LocalModel("m", str(path), file=identity(path), sha256=pinned)
+    return local_model("m", str(path), file=identity(path), sha256=pinned)
 
 
 def test_a_file_that_is_as_it_was_passes(model: LocalModel) -> None:
@@ -40,7 +41,7 @@ def test_a_file_that_is_gone_is_refused(model: LocalModel) -> None:
 
 
 def test_what_is_no_file_has_no_identity() -> None:
-    check_identity(LocalModel("e", "echo:"))
+    check_identity(local_model("e", "echo:"))
 
 
 async def test_the_pinned_hash_is_checked_with_progress_and_only_once(
@@ -85,4 +86,4 @@ async def test_a_file_replaced_while_it_was_hashed_is_refused(model: LocalModel,
 
 
 async def test_a_model_without_a_pin_is_not_read() -> None:
-    await Hashes().verify(LocalModel("m", "/nowhere.gguf"), lambda _: None)
+    await Hashes().verify(local_model("m", "/nowhere.gguf"), lambda _: None)

@@ -15,9 +15,10 @@ from router.domain.models import FileIdentity, LocalModel
 from router.runtime.files import identity
 from router.runtime.launcher import ProcessLauncher
 from router.telemetry import Metrics
+from tests.local import heard, launch, local_model, quiet
 from tests.runtime.fakes import FACTS, LOADED, FakeProcess, FakeSpares
 
-MODEL = LocalModel("m", "echo:")
+MODEL = local_model("m", "echo:")
 
 
 @asynccontextmanager
@@ -46,7 +47,7 @@ async def refused(process: FakeProcess, model: LocalModel = MODEL, stall_seconds
     """The message with which the launch fails; the process is gone after it."""
     async with launching(process, stall_seconds=stall_seconds) as (launcher, spares, _):
         with pytest.raises(LoadFailed) as caught:
-            async with launcher.launch("m#1", model, lambda _: None):
+            async with launch(launcher, "m#1", model, quiet):
                 raise AssertionError("it was launched")
     assert process.gone.is_set()
     assert spares.refills == 1
@@ -57,7 +58,7 @@ async def test_a_launch_takes_a_spare_loads_it_and_leaves_no_process() -> None:
     fractions: list[float] = []
     process = FakeProcess(says(protocol.LoadProgress(0.3), protocol.LoadProgress(1.0), LOADED))
     async with launching(process) as (launcher, spares, metrics):
-        async with launcher.launch("m#1", MODEL, fractions.append) as worker:
+        async with launch(launcher, "m#1", MODEL, heard(fractions)) as worker:
             assert process.instance == "m#1"
             assert (worker.facts, worker.resident, worker.pid) == (FACTS, LOADED.resident, process.pid)
             assert spares.refills == 1
@@ -73,7 +74,7 @@ async def test_an_error_of_the_user_comes_out_unwrapped_and_the_process_is_gone(
     process = FakeProcess(says(LOADED))
     async with launching(process) as (launcher, _, _):
         with pytest.raises(KeyError):
-            async with launcher.launch("m#1", MODEL, lambda _: None):
+            async with launch(launcher, "m#1", MODEL, quiet):
                 raise KeyError("ours")
     assert process.gone.is_set()
 
@@ -107,7 +108,7 @@ async def test_a_load_without_progress_is_killed(told: tuple[float, ...]) -> Non
 async def test_a_file_replaced_since_the_registry_was_read_is_not_loaded(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(b"GGUF")
-    model = LocalModel("m", str(path), file=FileIdentity(inode=1, size=4))
+    model = local_model("m", str(path), file=FileIdentity(inode=1, size=4))
     process = FakeProcess(says(LOADED))
     assert "was replaced" in await refused(process, model)
     assert process.sent == []
@@ -123,23 +124,23 @@ async def test_a_file_replaced_during_the_load_is_not_served(tmp_path: Path) -> 
         process.on_event(LOADED)
 
     assert "was replaced" in await refused(
-        FakeProcess(answer), LocalModel("m", str(path), file=identity(path))
+        FakeProcess(answer), local_model("m", str(path), file=identity(path))
     )
 
 
 async def test_a_pinned_file_is_hashed_before_a_process_is_taken(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(b"GGUF")
-    pinned = LocalModel("m", str(path), file=identity(path), sha256=hashlib.sha256(b"GGUF").hexdigest())
+    pinned = local_model("m", str(path), file=identity(path), sha256=hashlib.sha256(b"GGUF").hexdigest())
     wrong = msgspec.structs.replace(pinned, sha256="00" * 32)
     process = FakeProcess(says(protocol.LoadProgress(0.5), LOADED))
     fractions: list[float] = []
     async with launching(process) as (launcher, _, _):
         with pytest.raises(LoadFailed, match="is not the file that the registry pins"):
-            async with launcher.launch("m#1", wrong, lambda _: None):
+            async with launch(launcher, "m#1", wrong, quiet):
                 raise AssertionError("it was launched")
         assert process.sent == []
-        async with launcher.launch("m#2", pinned, fractions.append):
+        async with launch(launcher, "m#2", pinned, heard(fractions)):
             pass
     assert fractions == [0.5]  # the hash was known from the first attempt
 
@@ -147,9 +148,9 @@ async def test_a_pinned_file_is_hashed_before_a_process_is_taken(tmp_path: Path)
 async def test_the_hash_is_the_first_half_of_the_progress(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(b"GGUF")
-    model = LocalModel("m", str(path), file=identity(path), sha256=hashlib.sha256(b"GGUF").hexdigest())
+    model = local_model("m", str(path), file=identity(path), sha256=hashlib.sha256(b"GGUF").hexdigest())
     fractions: list[float] = []
     async with launching(FakeProcess(says(protocol.LoadProgress(0.5), LOADED))) as (launcher, _, _):
-        async with launcher.launch("m#1", model, fractions.append):
+        async with launch(launcher, "m#1", model, heard(fractions)):
             pass
     assert fractions == [0.5, 0.75]

@@ -25,21 +25,21 @@ async def probing(
 
 def answers(process: FakeProcess, command: protocol.Command) -> None:
     if isinstance(command, protocol.DryRun):
-        process.on_event(protocol.DryRunDone(command.id, Footprint(weights=len(command.path))))
+        process.on_event(protocol.DryRunDone(command.id, {"host": Footprint(weights=len(command.path))}))
 
 
 async def test_one_process_answers_many_questions_at_once() -> None:
     process = FakeProcess(answers)
     async with probing(process) as (probe, _), asyncio.TaskGroup() as tasks:
         asked = [tasks.create_task(probe.dry_run("x" * n, OPTIONS)) for n in range(1, 6)]
-    assert [task.result() for task in asked] == [(Footprint(weights=n), "") for n in range(1, 6)]
+    assert [task.result() for task in asked] == [({"host": Footprint(weights=n)}, "") for n in range(1, 6)]
 
 
 async def test_a_crash_answers_none_and_the_next_question_gets_a_new_process() -> None:
     bad = FakeProcess(lambda process, command: process.die("killed by SIGSEGV"))
     async with probing(bad, FakeProcess(answers)) as (probe, _):
         assert await probe.dry_run("bad", OPTIONS) == (None, "the dry run crashed: killed by SIGSEGV")
-        assert await probe.dry_run("good", OPTIONS) == (Footprint(weights=4), "")
+        assert await probe.dry_run("good", OPTIONS) == ({"host": Footprint(weights=4)}, "")
 
 
 async def test_a_question_that_is_never_answered_ends_and_its_process_is_killed() -> None:

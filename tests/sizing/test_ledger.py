@@ -5,12 +5,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from router.domain.models import EngineOptions, FileIdentity, Footprint, LocalModel
+from router.domain.models import EngineOptions, FileIdentity, Footprint
 from router.sizing import ledger
 from router.sizing.ledger import Ledger
+from tests.local import local_model
 
-MODEL = LocalModel("a", "/models/a.gguf", file=FileIdentity(1, 2, 3, 4))
-SIZE = Footprint(weights=100, kv_cache=20, compute=3)
+MODEL = local_model("a", "/models/a.gguf", file=FileIdentity(1, 2, 3, 4))
+SIZE = {"host": Footprint(weights=100, kv_cache=20, compute=3)}
 
 
 @pytest.fixture
@@ -47,8 +48,8 @@ def test_what_does_not_change_the_process_does_not_change_the_entry(path: Path) 
 def test_a_second_measurement_replaces_the_first(path: Path) -> None:
     book = Ledger(path)
     book.put("b1", MODEL, SIZE)
-    book.put("b1", MODEL, Footprint(weights=7))
-    assert Ledger(path).get("b1", MODEL) == Footprint(weights=7)
+    book.put("b1", MODEL, {"host": Footprint(weights=7)})
+    assert Ledger(path).get("b1", MODEL) == {"host": Footprint(weights=7)}
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from router.worker.link import Link
 from router.worker.service import Service
 
 FACTS = EngineFacts(64, 2, 100, 4, False, True)
-RESIDENT = Footprint(weights=5)
+RESIDENT = {"host": Footprint(weights=5)}
 
 
 @dataclass
@@ -42,7 +42,7 @@ class FakeEngine:
     """Gives each request "a", "b", "c", one a step; "endless" never ends, other prompts fail as they say."""
 
     facts: EngineFacts = FACTS
-    resident: Footprint = RESIDENT
+    resident: dict[str, Footprint] = field(default_factory=lambda: RESIDENT)
     error: Exception | None = None
     running: dict[str, list[str]] = field(default_factory=dict)
     embeddings: list[str] = field(default_factory=list)
@@ -151,7 +151,9 @@ class Running:
 @contextlib.contextmanager
 def running(
     load: Callable[[FakeEngine, Progress], None] = lambda engine, progress: None,
-    dry_run: Callable[[str, EngineOptions], Footprint] = lambda path, options: Footprint(weights=7),
+    dry_run: Callable[[str, EngineOptions], dict[str, Footprint]] = lambda path, options: {
+        "host": Footprint(weights=7)
+    },
 ) -> Iterator[Running]:
     """A service with both of its threads, its model not loaded yet."""
     engine = FakeEngine()

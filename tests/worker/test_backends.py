@@ -14,7 +14,9 @@ def test_the_echo_loads_an_engine_and_runs_dry() -> None:
     fractions: list[float] = []
     engine = kind.load("echo:?weights=7", EngineOptions(slots=3), fractions.append)
     assert (kind.name, kind.gpu_offload, engine.facts.slots) == ("echo", False, 3)
-    assert engine.resident == kind.dry_run("echo:?weights=7", EngineOptions()) == Footprint(weights=7)
+    assert (
+        engine.resident == kind.dry_run("echo:?weights=7", EngineOptions()) == {"host": Footprint(weights=7)}
+    )
     assert fractions[-1] == 1.0
 
 

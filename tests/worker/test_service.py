@@ -209,14 +209,14 @@ def test_a_dry_run_is_answered_before_a_load_and_refused_after_it() -> None:
     ask = protocol.DryRun("d", "/m.gguf", EngineOptions())
     with running() as worker:
         worker.gateway.send(ask)
-        assert worker.gateway.next() == protocol.DryRunDone("d", Footprint(weights=7))
+        assert worker.gateway.next() == protocol.DryRunDone("d", {"host": Footprint(weights=7)})
         worker.gateway.send(LOAD, ask)
         assert isinstance(worker.gateway.next(), protocol.Loaded)
         assert worker.gateway.next() == protocol.DryRunDone("d", None, "this worker already holds a model")
 
 
 def test_a_dry_run_that_fails_says_why_and_the_worker_goes_on() -> None:
-    def dry_run(path: str, options: EngineOptions) -> Footprint:
+    def dry_run(path: str, options: EngineOptions) -> dict[str, Footprint]:
         raise ValueError("odd file")
 
     with running(dry_run=dry_run) as worker:

@@ -1,0 +1,99 @@
+"""
+Memory: who gets some, where, and who has to give it back.
+
+The one rule: bytes are counted by device, and free is what nobody holds and nobody is about to hold.
+"""
+
+from __future__ import annotations
+
+from router.domain.memory import Bytes, fits, lacking
+from router.domain.models import LocalModel
+from router.residency import policy
+from router.residency.state import Instance, Phase, Waiter
+from router.residency.steps import Steps
+
+
+class Claims(Steps):
+    def _spare(self) -> bool:
+        """A waiter who left costs nothing: who was drained for it and still runs, stays. True if any."""
+        tables = self.tables
+        claimant = tables.waiting.get(tables.claim) if tables.claim is not None else None
+        claimed = claimant is not None and tables.serving(claimant.fingerprint) is None
+        tables.claim = tables.claim if claimed else None
+        victims = [i for i in tables.instances.values() if i.victim and i.phase is Phase.DRAINING]
+        spared = [i for i in victims if not claimed or tables.protected(i)]
+        for instance in spared:
+            instance.phase, instance.leaving, instance.victim = Phase.READY, None, False
+        return bool(spared)
+
+    def _shrink(self) -> None:
+        """After an edit lowered a budget: send away until it holds. Pinned models go last."""
+        tables = self.tables
+        soon = tables.free_after(Phase.STOPPING, Phase.DRAINING)
+        over = {device: -size for device, size in soon.items() if size < 0}
+        if not over:
+            return
+        ready = [i for i in tables.instances.values() if i.phase is Phase.READY]
+        pinned = {i.id for i in ready if tables.protected(i)}
+        for instance in policy.to_shrink(over, tables.bytes_in(Phase.LOADING), ready, pinned):
+            self._evict(instance)
+            instance.victim = False  # nobody's leaving brings the budget back
+
+    def _claim(self, waiter: Waiter, now: float) -> bool:
+        """Start the waiter's model if memory allows, else free some. True when it was started."""
+        tables = self.tables
+        ways = tables.ways(waiter.model, waiter.fingerprint)
+        needs = [tables.need(waiter.fingerprint, placement) for placement in ways]
+        for placement, need in zip(ways, needs, strict=True):
+            if fits(need, tables.free):
+                self._start(waiter.model, placement, waiter.reason)
+                return True
+        tables.claim = waiter.ticket
+        for victim in self._victims(waiter, needs, now):
+            self._evict(victim)
+        return False
+
+    def _victims(self, waiter: Waiter, needs: list[Bytes], now: float) -> list[Instance]:
+        """
+        Whose going makes one of `needs` fit, the first that can: idle models if they are enough, else the
+        least recently used of those whose time is up.
+        """
+        tables = self.tables
+        ready = [
+            i
+            for i in policy.oldest_first(self._evictable())
+            if policy.goes_at(waiter, i, tables.limits) <= now
+        ]
+        soon = tables.free_after(Phase.STOPPING)
+        later = tables.free_after(Phase.STOPPING, Phase.DRAINING)
+        idle = [i for i in ready if i.idle]
+        for room, candidates in ((soon, []), (soon, idle), (later, []), (later, ready)):
+            for need in needs:
+                if (chosen := policy.cover(lacking(need, room), candidates)) is not None:
+                    return chosen
+        return []
+
+    def _evictable(self) -> list[Instance]:
+        """A loading model is no victim, nor is a pinned one."""
+        tables = self.tables
+        return [i for i in tables.instances.values() if i.phase is Phase.READY and not tables.protected(i)]
+
+    def _preload(self, now: float) -> None:
+        """Load unasked what is pinned or to be preloaded, but never at anybody's expense."""
+        tables = self.tables
+        if tables.waiting or tables.shutting_down:
+            return
+        for fingerprint, model in sorted(tables.keep.items(), key=lambda item: not item[1].pinned):
+            if self._is_unasked(fingerprint, model) and tables.failed(fingerprint, now) is None:
+                for placement in tables.ways(model, fingerprint):
+                    if fits(tables.need(fingerprint, placement), tables.free):
+                        self._start(model, placement, "preload")
+                        break
+
+    def _is_unasked(self, fingerprint: str, model: LocalModel) -> bool:
+        tables = self.tables
+        if model.problem is not None or fingerprint in tables.dismissed:
+            return False
+        if not model.pinned and (not model.preload or fingerprint in tables.preloaded):
+            return False
+        return tables.serving(fingerprint) is None

@@ -1,0 +1,165 @@
+"""Memory on several devices: where a model goes, and who makes room."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from router.domain.errors import DoesNotFit, WorkerCrashed
+from router.domain.models import EngineOptions, Footprint, LocalModel, Placement
+from router.residency.events import (
+    GrantLease,
+    LeaseReleased,
+    LeaseRequested,
+    StartWorker,
+    StopWorker,
+    WorkerExited,
+    WorkerFreed,
+    WorkerStuck,
+)
+from router.residency.state import Phase
+from tests.residency.core_scene import B, a_busy, a_ready
+from tests.residency.playbook import Play, Refused, desired, house, model, on, ready, start
+
+
+def way(layers: int, **sizes: int) -> Placement:
+    return Placement(
+        EngineOptions(gpu_layers=layers), {d: Footprint(weights=size) for d, size in sizes.items()}
+    )
+
+
+def placed(name: str, *ways: Placement) -> LocalModel:
+    return msgspec.structs.replace(model(name, 0), placements=ways)
+
+
+TWO = {"gpu0": 10, "gpu1": 10, "host": 20}
+BIG = placed("big", way(1, gpu0=8), way(2, gpu1=8), way(3, gpu0=4, host=6))
+OTHER = placed("other", way(1, gpu0=8), way(2, gpu1=8))
+
+
+def big_ready() -> Play:
+    """Big is on gpu0, idle since 2."""
+    return (
+        house(BIG, OTHER, budget=TWO)
+        << LeaseRequested(0, 1, BIG) >> [start("big#1", BIG, "request")]
+        << ready(1, "big#1", 1, {"gpu0": 8}) >> [GrantLease(1, "big#1")]
+        << LeaseReleased(2, 1) >> []
+    )  # fmt: skip
+
+
+def test_the_first_placement_that_fits_now_is_taken() -> None:
+    (
+        big_ready()
+        << LeaseRequested(3, 2, OTHER)
+        >> [StartWorker("other#2", OTHER, OTHER.placements[1], "request")]
+    )
+
+
+def test_bytes_of_one_device_are_no_help_on_another() -> None:
+    play = big_ready()
+    tight = placed("tight", way(1, gpu0=10, host=5))
+    play << LeaseRequested(3, 2, OTHER)
+    play._last.clear()
+    play << ready(4, "other#2", 1, {"gpu1": 8}) >> [GrantLease(2, "other#2")]
+    play << LeaseReleased(5, 2) >> []
+    # Other is as idle, but its bytes are on gpu1.
+    play << LeaseRequested(6, 3, tight) >> [StopWorker("big#1", "pressure")]
+    play << WorkerExited(7, "big#1") >> [start("tight#3", tight, "request")]
+
+
+def test_what_fits_nowhere_now_evicts_for_the_placement_that_it_likes_best() -> None:
+    play = big_ready()
+    play << LeaseRequested(3, 2, OTHER)
+    play._last.clear()
+    play << ready(4, "other#2", 1, {"gpu1": 8}) >> [GrantLease(2, "other#2")]
+    third = placed("third", way(1, gpu0=9), way(2, gpu1=9))
+    play << LeaseRequested(5, 3, third) >> [StopWorker("big#1", "pressure")]
+    play << WorkerExited(6, "big#1") >> [start("third#3", third, "request")]
+
+
+def test_a_second_best_placement_with_an_idle_victim_is_better_than_draining_a_busy_one() -> None:
+    play = big_ready()
+    play << LeaseRequested(3, 1, BIG) >> [GrantLease(1, "big#1")]
+    play << LeaseRequested(3, 2, OTHER)
+    play._last.clear()
+    play << ready(4, "other#2", 1, {"gpu1": 8}) >> [GrantLease(2, "other#2")] << LeaseReleased(5, 2) >> []
+    third = placed("third", way(1, gpu0=9), way(2, gpu1=9))
+    play << LeaseRequested(6, 3, third) >> [StopWorker("other#2", "pressure")]
+
+
+def test_only_what_fits_nowhere_is_refused() -> None:
+    play = big_ready()
+    huge = placed("huge", way(1, gpu0=11), way(2, gpu0=4, host=21))
+    play << LeaseRequested(3, 2, huge) >> [Refused(2, DoesNotFit, retry_after=None)]
+    fair = placed("fair", way(1, gpu0=11), way(2, gpu0=2, host=20))
+    play << LeaseRequested(4, 3, fair) >> [StartWorker("fair#2", fair, fair.placements[1], "request")]
+
+
+def test_a_device_without_a_budget_is_not_limited() -> None:
+    spilled = placed("spilled", way(1, gpu0=5, host=10**12))
+    house(spilled) << LeaseRequested(0, 1, spilled) >> [start("spilled#1", spilled, "request")]
+
+
+def test_measured_bytes_belong_to_the_placement_that_was_measured() -> None:
+    play = big_ready()
+    play << ready(3, "big#1", 1, {"gpu0": 9}) >> []  # too late: it is ready already
+    play << LeaseRequested(3, 2, OTHER)
+    play._last.clear()
+    play << ready(4, "other#2", 1, {"gpu1": 9}) >> [GrantLease(2, "other#2")]
+    tables = play.core.tables
+    assert tables.need(OTHER.fingerprint, OTHER.placements[0]) == {"gpu0": 8}
+    assert tables.need(OTHER.fingerprint, OTHER.placements[1]) == {"gpu1": 9}
+
+
+def test_the_next_load_starts_when_it_fits_beside_what_remains_of_the_leaving_process() -> None:
+    (
+        a_ready()
+        << LeaseRequested(4, 2, B) >> [StopWorker("a#1", "pressure")]
+        << WorkerFreed(5, "a#1", on(7)) >> []  # 7 of 12 are held, 6 are needed
+        << WorkerFreed(5, "a#1", on(2)) >> [start("b#2", B, "request")]
+        << WorkerExited(6, "a#1") >> []
+    )  # fmt: skip
+
+
+def test_a_worker_that_frees_cannot_hold_more_than_before() -> None:
+    play = a_ready()
+    play << LeaseRequested(4, 2, B) >> [StopWorker("a#1", "pressure")]
+    play << WorkerFreed(5, "a#1", on(99)) >> []
+    assert play.core.tables.used == on(8)
+
+
+def test_only_a_worker_that_stops_can_free() -> None:
+    play = a_busy()
+    play << WorkerFreed(5, "a#1", on(0)) >> [] << WorkerFreed(5, "nobody", on(0)) >> []
+    assert play.core.tables.used == on(8)
+
+
+def test_a_process_that_cannot_be_killed_holds_its_bytes_and_is_not_waited_for() -> None:
+    play = a_ready()
+    play << LeaseRequested(4, 2, B) >> [StopWorker("a#1", "pressure")]
+    play << WorkerStuck(5, "a#1") >> [Refused(2, DoesNotFit)]
+    assert play.core.tables.instances["a#1"].phase is Phase.QUARANTINED
+    assert play.core.tables.free == on(4)
+    play << LeaseRequested(6, 3, model("small", 4)) >> [start("small#2", model("small", 4), "request")]
+
+
+def test_a_quarantined_process_that_exits_after_all_gives_its_bytes_back() -> None:
+    play = a_ready()
+    play << LeaseRequested(4, 2, B) >> [StopWorker("a#1", "pressure")]
+    play << WorkerStuck(5, "a#1") >> [Refused(2, DoesNotFit)]
+    play << WorkerExited(60, "a#1") >> []
+    play << LeaseRequested(61, 3, B) >> [start("b#2", B, "request")]
+
+
+@pytest.mark.parametrize("event", [WorkerStuck(3, "a#1"), WorkerStuck(3, "nobody")])
+def test_a_busy_worker_that_hangs_and_cannot_be_killed_fails_its_leases(event: WorkerStuck) -> None:
+    play = a_busy()
+    play << event >> ([Refused(1, WorkerCrashed)] if event.instance == "a#1" else [])
+
+
+def test_a_lowered_budget_of_one_device_takes_models_of_that_device_only() -> None:
+    play = big_ready()
+    play << LeaseRequested(3, 2, OTHER)
+    play._last.clear()
+    play << ready(4, "other#2", 1, {"gpu1": 8}) >> [GrantLease(2, "other#2")] << LeaseReleased(5, 2) >> []
+    play << desired(6, [BIG, OTHER], budget={**TWO, "gpu1": 5}) >> [StopWorker("other#2", "pressure")]
