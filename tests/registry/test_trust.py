@@ -9,6 +9,7 @@ import pytest
 from router.domain.models import LocalModel
 from router.domain.routes import CloudMode, Route
 from router.registry import trust
+from tests.local import local_model
 from tests.registry.conftest import Folder
 
 UPSTREAMS = {"big", "box/a"}
@@ -16,7 +17,7 @@ MODES: tuple[CloudMode, ...] = ("never", "fallback", "spill")
 
 
 def model(name: str, cloud: CloudMode = "never", *fallback: str) -> LocalModel:
-    return LocalModel(name, f"/{name}", cloud=cloud, fallback=fallback)
+    return local_model(name, f"/{name}", cloud=cloud, fallback=fallback)
 
 
 def told(*models: LocalModel, routes: tuple[Route, ...] = ()) -> list[str]:
