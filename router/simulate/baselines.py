@@ -63,8 +63,8 @@ class Baseline(abc.ABC):
 
     def _record(self, event: events.Event) -> None:
         match event:
-            case events.ModelsDesired(_, models, budget, limits):
-                self._models, self._budget, self._limits = models, budget, limits
+            case events.ModelsDesired(_, models, budgets, limits):
+                self._models, self._budget, self._limits = models, sum(budgets.values()), limits
             case events.LeaseRequested():
                 self._requested(event)
             case events.LeaseReleased(at, ticket):
@@ -124,7 +124,7 @@ class Baseline(abc.ABC):
     def _start(self, model: LocalModel) -> None:
         worker = _Worker(f"{model.name}#{next(self._numbers)}", model)
         self._workers[worker.id] = worker
-        self._actions.append(events.StartWorker(worker.id, model, "request"))
+        self._actions.append(events.StartWorker(worker.id, model, model.placements[0], "request"))
 
     def _evict(self, worker: _Worker) -> None:
         worker.phase = "draining"

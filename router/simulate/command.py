@@ -115,7 +115,7 @@ def _house(path: Path, only: str, assume: Sequence[str], machine: Machine) -> tu
     sizes = _sizes(found, assume)
     models = {name: _sized(found.models[name], sizes.get(name)) for name in wanted}
     names = {**models, **{a: models[n] for a, n in found.aliases.items() if n in models}}
-    return found, House(names, found.budget, found.limits, machine)
+    return found, House(names, found.budgets, found.limits, machine)
 
 
 def _wanted(found: Registry, only: str) -> list[str]:

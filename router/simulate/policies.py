@@ -40,7 +40,7 @@ def _teller(step: Step, policy: str) -> Callable[[int], None]:
 
 
 def _residency(house: House, _models_max: int | None) -> Decide:
-    return Residency(house.budget, house.limits).handle
+    return Residency(house.budgets, house.limits).handle
 
 
 def _fifo(_house: House, _models_max: int | None) -> Decide:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from router.domain.models import Limits, LocalModel
+from router.domain.memory import Bytes
+from router.domain.models import Limits, LocalModel, Placement
 from router.residency import events
 from router.simulate.machine import Machine
 from router.simulate.service import Service
@@ -29,9 +30,14 @@ class House:
     """What is simulated: the registry's models by name and alias, the memory, the rules and the machine."""
 
     models: Mapping[str, LocalModel]
-    budget: int
+    budgets: Bytes
     limits: Limits
     machine: Machine
+
+    @property
+    def budget(self) -> int:
+        """Bytes of all devices together."""
+        return sum(self.budgets.values())
 
 
 @dataclass(slots=True)
@@ -85,7 +91,7 @@ class World:
     def run(self, trace: Sequence[Request]) -> Replay:
         house, arrivals = self._house, iter(trace)
         models = {model.name: model for model in house.models.values()}
-        self._post(events.ModelsDesired(0.0, models, house.budget, house.limits))
+        self._post(events.ModelsDesired(0.0, models, house.budgets, house.limits))
         coming = next(arrivals, None)
         while (now := self._next(coming)) < NEVER:
             self._replay.end = now
@@ -154,8 +160,8 @@ class World:
 
     def _carry_out(self, action: events.Action, now: float) -> None:
         match action:
-            case events.StartWorker(instance, model):
-                self._start(instance, model, now)
+            case events.StartWorker(instance, model, placement):
+                self._start(instance, model, placement, now)
             case events.StopWorker(instance, reason):
                 self._loading.discard(instance)
                 self._replay.evictions[reason] += 1
@@ -170,14 +176,14 @@ class World:
             case _:
                 assert_never(action)
 
-    def _start(self, instance: str, model: LocalModel, now: float) -> None:
-        size = model.footprint.total
+    def _start(self, instance: str, model: LocalModel, placement: Placement, now: float) -> None:
+        resident = placement.bytes
         took = self._house.machine.load_seconds(model)
         self._loading.add(instance)
-        self._held[instance] = size
+        self._held[instance] = sum(resident.values())
         self._replay.most_bytes = max(self._replay.most_bytes, sum(self._held.values()))
         self._replay.load_seconds += took
-        self._later(events.WorkerReady(now + took, instance, model.engine.slots, size))
+        self._later(events.WorkerReady(now + took, instance, model.engine.slots, resident))
 
     def _begin(self, visit: Visit, ticket: int, now: float) -> None:
         visit.granted = now

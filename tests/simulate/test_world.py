@@ -10,7 +10,7 @@ from tests.simulate.scene import asks, house, model
 
 
 def replay(scene: House, trace: list[Request]) -> Replay:
-    return World(scene, Residency(scene.budget, scene.limits).handle).run(trace)
+    return World(scene, Residency(scene.budgets, scene.limits).handle).run(trace)
 
 
 def test_a_request_waits_for_its_load_and_then_for_its_own_tokens() -> None:
@@ -69,5 +69,5 @@ def test_loading_and_working_are_measured() -> None:
 def test_an_idle_stretch_costs_no_steps() -> None:
     told: list[int] = []
     scene = house([model("a")], 10)
-    World(scene, Residency(scene.budget).handle, told.append).run(asks((0, "a"), (1e6, "a")))
+    World(scene, Residency(scene.budgets).handle, told.append).run(asks((0, "a"), (1e6, "a")))
     assert told == [1, 2]
