@@ -145,10 +145,13 @@ def _sizes(found: Registry, assume: Sequence[str]) -> dict[str, int]:
 def _sized(model: LocalModel, size: int | None) -> LocalModel:
     import msgspec
 
-    from router.domain.models import Footprint
+    from router.domain.models import Footprint, Placement
 
     if size is not None:
-        return msgspec.structs.replace(model, footprint=Footprint(weights=size), problem=None)
+        best = model.placements[0]
+        device = next(iter(best.footprints))
+        whole = Placement(best.engine, {device: Footprint(weights=size)})
+        return msgspec.structs.replace(model, placements=(whole,), problem=None)
     if model.problem is not None:
         hint = f"say how large it is (--assume {model.name}=5GiB) or leave it out with --models"
         raise OptionInvalid(f"{model.name}: {model.problem}; {hint}")
