@@ -75,9 +75,9 @@ async def test_a_real_model_chats_embeds_and_holds_what_its_dry_run_said(
 async def test_a_real_model_is_served_with_every_layer_of_the_sandbox(
     launcher: ProcessLauncher, smollm2: Path
 ) -> None:
-    model = LocalModel("m", str(smollm2), engine=OPTIONS, file=identity(smollm2))
+    model = local_model("m", str(smollm2), engine=OPTIONS, file=identity(smollm2))
     greedy = SamplingParams(temperature=0, max_tokens=5)
-    async with launcher.launch("m#1", model, quiet) as worker:
+    async with launch(launcher, "m#1", model, quiet) as worker:
         status = status_of(worker.pid)
         deltas = [d async for d in worker.generate(GenerationRequest("0", TextPrompt("1, 2, 3,"), greedy))]
     assert "".join(delta.text for delta in deltas).startswith(" 4")

@@ -14,6 +14,7 @@ from router.protocol import SANDBOX_LAYERS
 from router.runtime.launcher import ProcessLauncher
 from router.runtime.spares import Spares
 from router.telemetry import Metrics
+from tests.local import launch, quiet
 from tests.process.people import ask, echo, text
 from tests.worker.kernel import needs_landlock, needs_landlock_6
 
@@ -25,7 +26,7 @@ async def serve(attempt: str, sandbox: str) -> str:
     command = (sys.executable, "-m", "tests.process.prisoner", attempt)
     async with Spares(0, command=command, sandbox=sandbox) as spares:
         launcher = ProcessLauncher(spares, Metrics(), "echo")
-        async with launcher.launch("m#1", echo(), lambda _: None) as worker:
+        async with launch(launcher, "m#1", echo(), quiet) as worker:
             return await text(worker.generate(ask("hello")))
 
 
