@@ -76,13 +76,22 @@ async def test_a_broken_stream_never_counts_as_a_measurement(answer: bytes) -> N
 
 @pytest.mark.process
 def test_the_stream_benchmark_runs_from_start_to_end(model: Callable[[str], Path]) -> None:
-    flags = ["--model", str(model("a")), "--rounds", "2", "--tokens", "4", "--streams", "1", "8", "--no-peer"]
-    found = streams.run(streams.parse(flags), "--backend", "echo")
+    flags = ["--rounds", "2", "--tokens", "4", "--streams", "1", "8", "--no-peer"]
+    found = streams.run(model("a"), streams.parse(flags), "--backend", "echo")
     assert {what: len(row["samples"]["router"]) for what, row in found["rows"].items()} == {
         "1 streams": 2,
         "8 streams": 2,
     }
     assert found["scaling"]["router"] is not None
+    assert len(streams.verdict(found)) == 1
+
+
+@pytest.mark.parametrize(("factor", "word"), [(1.5, "PASS"), (1.49, "FAIL")])
+def test_the_verdict_is_about_the_router_and_shows_the_peer(factor: float, word: str) -> None:
+    ours, theirs = streams.verdict({"scaling": {"router": factor, "peer": 3.0}})
+    assert ours.startswith(f"{word}: router: 8 streams give {factor:.2f} times the tokens of 1")
+    assert theirs == "peer: 8 streams give 3.00 times the tokens of 1"
+    assert streams.verdict({"scaling": {"router": None}}) == []
 
 
 @pytest.mark.process
