@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from router.domain.errors import DoesNotFit, LeaseTimeout, QueueFull, Unavailable
+from router.domain.memory import Bytes, fits, lacking, left, plus
 from router.domain.models import Limits, LocalModel
 from router.residency import events
 
@@ -21,6 +22,7 @@ from router.residency import events
 class _Worker:
     id: str
     model: LocalModel
+    held: Bytes
     phase: Literal["loading", "ready", "draining", "stopping"] = "loading"
     leases: set[int] = field(default_factory=set)
     last_used: float = 0.0
@@ -42,7 +44,7 @@ class Baseline(abc.ABC):
 
     def __init__(self) -> None:
         self._limits = Limits()
-        self._budget = 0
+        self._budgets: Bytes = {}
         self._models: Mapping[str, LocalModel] = {}
         self._queue: dict[int, _Waiter] = {}
         self._workers: dict[str, _Worker] = {}
@@ -64,13 +66,15 @@ class Baseline(abc.ABC):
     def _record(self, event: events.Event) -> None:
         match event:
             case events.ModelsDesired(_, models, budgets, limits):
-                self._models, self._budget, self._limits = models, sum(budgets.values()), limits
+                self._models, self._budgets, self._limits = models, budgets, limits
             case events.LeaseRequested():
                 self._requested(event)
             case events.LeaseReleased(at, ticket):
                 self._released(at, ticket)
             case events.WorkerReady(at, instance):
                 self._workers[instance].phase, self._workers[instance].last_used = "ready", at
+            case events.WorkerFreed(_, instance, remaining):
+                self._workers[instance].held = remaining
             case events.WorkerExited(_, instance):
                 self._workers.pop(instance, None)
             case _:
@@ -79,7 +83,7 @@ class Baseline(abc.ABC):
     def _requested(self, event: events.LeaseRequested) -> None:
         limits, model = self._limits, event.model
         same = sum(1 for w in self._queue.values() if w.model.name == model.name)
-        if model.footprint.total > self._budget:
+        if not fits(_need(model), self._budgets):
             self._refuse(event.ticket, DoesNotFit)
         elif same >= limits.max_waiting_per_model or len(self._queue) >= limits.max_waiting:
             self._refuse(event.ticket, QueueFull)
@@ -122,7 +126,7 @@ class Baseline(abc.ABC):
         self._actions.append(events.RefuseLease(ticket, error, error.__name__))
 
     def _start(self, model: LocalModel) -> None:
-        worker = _Worker(f"{model.name}#{next(self._numbers)}", model)
+        worker = _Worker(f"{model.name}#{next(self._numbers)}", model, _need(model))
         self._workers[worker.id] = worker
         self._actions.append(events.StartWorker(worker.id, model, model.placements[0], "request"))
 
@@ -153,15 +157,14 @@ class StrictFifo(Baseline):
             self._grant(waiter, worker, now)
 
     def _make_room(self, model: LocalModel) -> None:
-        free = self._budget - sum(w.model.footprint.total for w in self._workers.values())
-        missing = model.footprint.total - free
-        if missing <= 0:
+        free = left(self._budgets, *(w.held for w in self._workers.values()))
+        if fits(_need(model), free):
             self._start(model)
             return
-        missing -= sum(w.model.footprint.total for w in self._in("stopping"))
+        coming = [w.held for w in self._in("stopping")]
         for worker in self._in("ready"):
-            if missing > 0 and not worker.leases:
-                missing -= worker.model.footprint.total
+            if lacking(_need(model), plus(free, *coming)) and not worker.leases:
+                coming.append(worker.held)
                 self._evict(worker)
 
 
@@ -194,13 +197,17 @@ class LruByCount(Baseline):
                 self._evict(victim)
 
 
-def fits_by_count(models: Mapping[str, LocalModel], budget: int) -> int:
+def fits_by_count(models: Mapping[str, LocalModel], budgets: Bytes) -> int:
     """How many models may be there at once if nobody counts bytes: as many as the largest ones fit."""
-    left, count = budget, 0
-    for need in sorted(
-        (m.footprint.total for m in models.values() if m.footprint.total <= budget), reverse=True
-    ):
-        if need > left:
+    alone = {m.name: _need(m) for m in models.values() if fits(_need(m), budgets)}
+    free, count = dict(budgets), 0
+    for need in sorted(alone.values(), key=lambda need: sum(need.values()), reverse=True):
+        if not fits(need, free):
             break
-        left, count = left - need, count + 1
+        free, count = left(free, need), count + 1
     return count
+
+
+def _need(model: LocalModel) -> Bytes:
+    """What the best way to hold it takes of each device."""
+    return model.placements[0].bytes

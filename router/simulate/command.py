@@ -36,6 +36,7 @@ TimeScale = Annotated[float, typer.Option(min=1e-6, max=1e6, help="10 = the trac
 Objective = Annotated[float, typer.Option(min=0, max=1e6, help="Seconds to a good answer's first token.")]
 Read = Annotated[float, typer.Option(min=1e-3, max=1e6, help="GiB a second from file to device.")]
 LoadOverhead = Annotated[float, typer.Option(min=0, max=1e6, help="Seconds of a load beside that.")]
+Free = Annotated[float, typer.Option(min=0, max=1e6, help="Seconds until a model's memory is back.")]
 Exit = Annotated[float, typer.Option("--exit", min=0, max=1e6, help="Seconds of a worker's end.")]
 Prefill = Annotated[float, typer.Option(min=1e-3, max=1e9, help="Tokens/s, of 4 GiB of weights.")]
 Decode = Annotated[float, typer.Option(min=1e-3, max=1e9, help="Tokens/s of one answer, likewise.")]
@@ -66,6 +67,7 @@ def simulate(
     models_max: Annotated[int | None, typer.Option(min=1, help="For lru-count: models at once.")] = None,
     read: Read = 6.4,
     load_overhead: LoadOverhead = 0.05,
+    free: Free = 0.01,
     exit_seconds: Exit = 0.4,
     prefill: Prefill = 9700.0,
     decode: Decode = 250.0,
@@ -76,7 +78,7 @@ def simulate(
     """Replay a trace through the real residency core: waits, swaps and goodput, policy by policy."""
     from router.simulate.machine import GiB, Machine
 
-    machine = Machine(read * GiB, load_overhead, exit_seconds, prefill, decode, batching)
+    machine = Machine(read * GiB, load_overhead, free, exit_seconds, prefill, decode, batching)
     with _said_plainly(as_json):
         chosen = _policies(policy)
         found, house = _house(registry, models, assume or [], machine)
@@ -183,7 +185,7 @@ def _write(path: Path, work: Sequence[Request]) -> None:
 def _checks(house: House, models_max: int | None) -> None:
     from router.simulate.baselines import fits_by_count
 
-    fit = fits_by_count(house.models, house.budget)
+    fit = fits_by_count(house.models, house.budgets)
     if models_max is not None and models_max > max(fit, 1):
         raise OptionInvalid(
             f"--models-max {models_max}: the budget holds {fit} of the largest models at once"
@@ -232,7 +234,7 @@ def _show(
     from router.simulate import table
 
     if as_json:
-        facts = {"registry": str(registry.path), "budget": house.budget, "slo_seconds": slo}
+        facts = {"registry": str(registry.path), "budgets": dict(house.budgets), "slo_seconds": slo}
         print(json.dumps({**facts, "policies": [one.facts() for one in found]}, indent=2))
         return
     from rich.console import Console

@@ -43,11 +43,12 @@ class Figures:
     """By error."""
     goodput: float
     """Answers a second whose first token came within the objective, over the time in which requests came."""
-    busy: float
-    """Share of the time in which the device worked on prompts or answers."""
+    busy: Mapping[str, float]
+    """Share of the time in which each device worked on prompts or answers."""
     loading: float
     """Seconds of loading by seconds of time; above 1 when loads overlap."""
-    most_bytes: int
+    most_bytes: Mapping[str, int]
+    """Of each device at once."""
     end: float
     """Second at which the last answer was complete."""
     by_model: Mapping[str, ModelFigures]
@@ -81,7 +82,7 @@ def figures(policy: str, replay: Replay, objective: float) -> Figures:
         evictions=dict(sorted(replay.evictions.items())),
         refused=dict(sorted(Counter(v.refused for v in visits if v.refused).items())),
         goodput=sum(1 for seconds in firsts if seconds <= objective) / span,
-        busy=replay.busy_seconds / end,
+        busy={name: seconds / end for name, seconds in sorted(replay.busy_seconds.items())},
         loading=replay.load_seconds / end,
         most_bytes=replay.most_bytes,
         end=replay.end,

@@ -29,8 +29,10 @@ class Machine:
     """Bytes a second from the file to the device."""
     load_overhead: float = 0.05
     """Seconds of a load beside reading."""
+    free: float = 0.01
+    """Seconds from the order to stop until the model's memory is back."""
     exit: float = 0.4
-    """Seconds from the order to stop until the memory is back."""
+    """The same until the process is gone, and what it took for itself."""
     prefill: float = 9700.0
     """Tokens a second."""
     decode: float = 250.0

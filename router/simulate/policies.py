@@ -48,7 +48,7 @@ def _fifo(_house: House, _models_max: int | None) -> Decide:
 
 
 def _lru_by_count(house: House, models_max: int | None) -> Decide:
-    most = models_max or baselines.fits_by_count(house.models, house.budget)
+    most = models_max or baselines.fits_by_count(house.models, house.budgets)
     return baselines.LruByCount(most).handle
 
 

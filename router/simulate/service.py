@@ -41,12 +41,12 @@ class _Crowd:
 class Service:
     """One device. Every crowd on it gets an equal part of its time, as processes on a GPU do."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, now: float = 0.0) -> None:
         self._machine = machine
         self._crowds: dict[tuple[str, bool], _Crowd] = {}
         self._answers: dict[int, tuple[LocalModel, int]] = {}
         """Ticket -> what is to be written once its prompt is read."""
-        self._now = 0.0
+        self._now = now
         self.busy_seconds = 0.0
 
     def begin(self, ticket: int, model: LocalModel, prompt: int, output: int) -> None:

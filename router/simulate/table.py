@@ -20,7 +20,7 @@ COLUMNS = (
 
 
 def policies(found: Sequence[Figures]) -> Table:
-    """One row a policy. Waits in seconds, goodput in answers a second."""
+    """One row a policy; several devices in the order of their names. Waits in seconds, goodput in answers a second."""
     table = _table(*COLUMNS)
     for one in found:
         _row(
@@ -32,7 +32,7 @@ def policies(found: Sequence[Figures]) -> Table:
             str(one.swaps),
             str(sum(one.evictions.values())),
             f"{one.goodput:.3f}/s",
-            f"{one.busy:.0%}",
+            ", ".join(f"{share:.0%}" for share in one.busy.values()) or "-",
             f"{one.loading:.0%}",
             _reasons(one.refused),
         )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from router.domain.memory import Bytes
+from router.domain.memory import Bytes, plus
 from router.domain.models import Limits, LocalModel, Placement
 from router.residency import events
 from router.simulate.machine import Machine
@@ -33,11 +33,6 @@ class House:
     budgets: Bytes
     limits: Limits
     machine: Machine
-
-    @property
-    def budget(self) -> int:
-        """Bytes of all devices together."""
-        return sum(self.budgets.values())
 
 
 @dataclass(slots=True)
@@ -63,9 +58,11 @@ class Replay:
     evictions: Counter[str] = field(default_factory=Counter)
     """By reason."""
     load_seconds: float = 0.0
-    busy_seconds: float = 0.0
+    busy_seconds: dict[str, float] = field(default_factory=dict)
+    """By device."""
     end: float = 0.0
-    most_bytes: int = 0
+    most_bytes: dict[str, int] = field(default_factory=dict)
+    """By device."""
 
 
 class World:
@@ -77,12 +74,14 @@ class World:
         self._house = house
         self._decide = decide
         self._progress = progress
-        self._service = Service(house.machine)
+        self._devices: dict[str, Service] = {}
         self._agenda: list[tuple[float, int, events.Event]] = []
         self._order = itertools.count()
         self._loading: set[str] = set()
-        self._held: dict[str, int] = {}
-        """Instance -> bytes, of every worker that is there."""
+        self._placed: dict[str, Placement] = {}
+        """Instance -> how it holds its model, of every worker that is there."""
+        self._held: dict[str, Bytes] = {}
+        """The same -> what it holds now."""
         self._alarm: float = NEVER
         self._open = 0
         """Requests that came and have no outcome yet."""
@@ -98,7 +97,7 @@ class World:
             self._work(now)
             coming = self._arrive(now, coming, arrivals)
             self._happen(now)
-        self._replay.busy_seconds = self._service.busy_seconds
+        self._replay.busy_seconds = {n: device.busy_seconds for n, device in self._devices.items()}
         return self._replay
 
     def _next(self, coming: Request | None) -> float:
@@ -107,12 +106,13 @@ class World:
             return NEVER
         agenda = self._agenda[0][0] if self._agenda else NEVER
         arrival = coming.at if coming is not None else NEVER
-        return min(agenda, arrival, self._alarm, self._service.next_end())
+        return min(agenda, arrival, self._alarm, *(device.next_end() for device in self._devices.values()))
 
     # What happens -----------------------------------------------------------------------------------------
 
     def _work(self, now: float) -> None:
-        for ticket, complete in self._service.advance(now):
+        ended = [end for device in self._devices.values() for end in device.advance(now)]
+        for ticket, complete in ended:
             visit = self._replay.visits[ticket]
             if visit.first is None:
                 visit.first = now
@@ -149,8 +149,10 @@ class World:
             case events.WorkerReady(_, instance):
                 self._loading.discard(instance)
                 self._replay.swaps += 1
+            case events.WorkerFreed(_, instance, remaining):
+                self._held[instance] = remaining
             case events.WorkerExited(_, instance):
-                self._held.pop(instance, None)
+                del self._held[instance], self._placed[instance]
             case _:
                 pass
         for action in self._decide(event):
@@ -163,11 +165,10 @@ class World:
             case events.StartWorker(instance, model, placement):
                 self._start(instance, model, placement, now)
             case events.StopWorker(instance, reason):
-                self._loading.discard(instance)
                 self._replay.evictions[reason] += 1
-                self._later(events.WorkerExited(now + self._house.machine.exit, instance))
-            case events.GrantLease(ticket):
-                self._begin(self._replay.visits[ticket], ticket, now)
+                self._stop(instance, now)
+            case events.GrantLease(ticket, instance):
+                self._begin(self._replay.visits[ticket], ticket, instance, now)
             case events.RefuseLease(ticket, error):
                 self._replay.visits[ticket].refused = error.__name__
                 self._open -= 1
@@ -177,19 +178,38 @@ class World:
                 assert_never(action)
 
     def _start(self, instance: str, model: LocalModel, placement: Placement, now: float) -> None:
-        resident = placement.bytes
         took = self._house.machine.load_seconds(model)
         self._loading.add(instance)
-        self._held[instance] = sum(resident.values())
-        self._replay.most_bytes = max(self._replay.most_bytes, sum(self._held.values()))
+        self._placed[instance], self._held[instance] = placement, placement.bytes
+        for device, size in plus(*self._held.values()).items():
+            self._replay.most_bytes[device] = max(self._replay.most_bytes.get(device, 0), size)
         self._replay.load_seconds += took
-        self._later(events.WorkerReady(now + took, instance, model.engine.slots, resident))
+        self._later(events.WorkerReady(now + took, instance, model.engine.slots, placement.bytes))
 
-    def _begin(self, visit: Visit, ticket: int, now: float) -> None:
+    def _stop(self, instance: str, now: float) -> None:
+        """It frees its model and exits after; one that still loads can only exit."""
+        machine = self._house.machine
+        if instance in self._loading:
+            self._loading.remove(instance)
+        else:
+            footprints = self._placed[instance].footprints
+            remaining = {device: footprint.overhead for device, footprint in footprints.items()}
+            self._later(events.WorkerFreed(now + min(machine.free, machine.exit), instance, remaining))
+        self._later(events.WorkerExited(now + machine.exit, instance))
+
+    def _begin(self, visit: Visit, ticket: int, instance: str, now: float) -> None:
         visit.granted = now
         request = visit.request
         output = min(request.output, visit.model.engine.context - request.prompt)
-        self._service.begin(ticket, visit.model, request.prompt, output)
+        self._device(instance, now).begin(ticket, visit.model, request.prompt, output)
+
+    def _device(self, instance: str, now: float) -> Service:
+        """Where it computes: the device that holds most of its weights."""
+        footprints = self._placed[instance].footprints
+        name = max(footprints, key=lambda device: footprints[device].weights)
+        if name not in self._devices:
+            self._devices[name] = Service(self._house.machine, now)
+        return self._devices[name]
 
     def _later(self, event: events.Event) -> None:
         heapq.heappush(self._agenda, (event.at, next(self._order), event))

@@ -10,16 +10,19 @@ from router.simulate.trace import Request
 from router.simulate.world import House
 from tests.local import local_model
 
-MACHINE = Machine(read=1 * GiB, load_overhead=1.0, exit=0.5, prefill=1000.0, decode=100.0, batching=0.5)
+MACHINE = Machine(
+    read=1 * GiB, load_overhead=1.0, free=0.1, exit=0.5, prefill=1000.0, decode=100.0, batching=0.5
+)
 
 
-def model(name: str, gib: float = 4, slots: int = 2, context: int = 4096) -> LocalModel:
+def model(name: str, gib: float = 4, slots: int = 2, context: int = 4096, overhead: float = 0) -> LocalModel:
     engine = EngineOptions(context=context, slots=slots)
-    return local_model(name, footprint=Footprint(weights=int(gib * GiB)), engine=engine, ttl=None)
+    footprint = Footprint(weights=int(gib * GiB), overhead=int(overhead * GiB))
+    return local_model(name, footprint=footprint, engine=engine, device="gpu0", ttl=None)
 
 
 def house(models: Iterable[LocalModel], gib: float, limits: Limits | None = None) -> House:
-    return House({m.name: m for m in models}, {"host": int(gib * GiB)}, limits or Limits(), MACHINE)
+    return House({m.name: m for m in models}, {"gpu0": int(gib * GiB)}, limits or Limits(), MACHINE)
 
 
 def asks(*rows: tuple[float, str], prompt: int = 1000, output: int = 100) -> list[Request]:

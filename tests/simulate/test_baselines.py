@@ -46,7 +46,7 @@ def test_lru_by_count_drains_a_busy_model_at_once_and_lets_it_finish() -> None:
 def test_lru_by_count_never_has_more_models_than_it_may() -> None:
     trace = asks(*((0.3 * n, "abc"[n * n % 3]) for n in range(100)))
     found = replay(house([A, B, C], 12), LruByCount(2), trace)
-    assert found.most_bytes == 8 * 2**30
+    assert found.most_bytes == {"gpu0": 8 * 2**30}
     assert all(v.done is not None for v in found.visits)
 
 
@@ -61,6 +61,6 @@ def test_both_refuse_what_can_never_fit_what_is_too_much_and_who_waits_too_long(
 
 def test_as_many_models_fit_by_count_as_the_largest_ones_allow() -> None:
     models = {m.name: m for m in (model("s", 1), model("m", 3), model("l", 5), model("huge", 20))}
-    assert fits_by_count(models, 10 * 2**30) == 3
-    assert fits_by_count(models, 8 * 2**30) == 2
-    assert fits_by_count(models, 2**30 // 2) == 0
+    assert fits_by_count(models, {"gpu0": 10 * 2**30}) == 3
+    assert fits_by_count(models, {"gpu0": 8 * 2**30}) == 2
+    assert fits_by_count(models, {"gpu0": 2**30 // 2}) == 0

@@ -35,8 +35,8 @@ def test_refused_requests_are_counted_by_reason_and_wait_for_nothing() -> None:
 
 
 def test_shares_are_of_the_whole_time() -> None:
-    found = figures("x", Replay([visit(0, 1)], load_seconds=1, busy_seconds=2, end=4), 10.0)
-    assert (found.loading, found.busy) == (0.25, 0.5)
+    found = figures("x", Replay([visit(0, 1)], load_seconds=1, busy_seconds={"gpu0": 2}, end=4), 10.0)
+    assert (found.loading, found.busy) == (0.25, {"gpu0": 0.5})
 
 
 def test_each_model_has_its_own_waits() -> None:

@@ -26,4 +26,4 @@ def test_progress_is_told_by_policy() -> None:
 
 def test_lru_by_count_may_be_told_how_many() -> None:
     one, two = (compare(SCENE, TRACE, ["lru-count"], 10.0, models_max=n)[0] for n in (1, 2))
-    assert one.most_bytes < two.most_bytes
+    assert one.most_bytes["gpu0"] < two.most_bytes["gpu0"]

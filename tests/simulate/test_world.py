@@ -18,10 +18,17 @@ def test_a_request_waits_for_its_load_and_then_for_its_own_tokens() -> None:
     assert (visit.granted, visit.first, visit.done) == (5.0, 6.0, 7.0)
 
 
-def test_a_swap_takes_the_exit_of_one_and_the_load_of_the_other() -> None:
+def test_a_swap_takes_the_freeing_of_one_and_the_load_of_the_other() -> None:
     found = replay(house([model("a"), model("b")], 7), asks((0, "a"), (20, "b")))
-    assert found.visits[1].granted == pytest.approx(20 + 0.5 + 5.0)
+    assert found.visits[1].granted == pytest.approx(20 + 0.1 + 5.0)
     assert (found.swaps, dict(found.evictions)) == (2, {"pressure": 1})
+
+
+def test_what_a_leaving_process_keeps_is_waited_for_only_if_it_is_needed() -> None:
+    models = [model("a", overhead=1), model("b", overhead=1)]
+    for gib, memory_back in ((6, 0.1), (5.5, 0.5)):
+        found = replay(house(models, gib), asks((0, "a"), (20, "b")))
+        assert found.visits[1].granted == pytest.approx(20 + memory_back + 5.0)
 
 
 def test_two_models_that_fit_do_not_swap() -> None:
@@ -34,7 +41,7 @@ def test_the_budget_is_never_exceeded() -> None:
     models = [model("a", 3), model("b", 4), model("c", 5)]
     trace = asks(*((0.7 * n, "abc"[n * n % 3]) for n in range(200)))
     found = replay(house(models, 8), trace)
-    assert found.most_bytes <= 8 * 2**30
+    assert found.most_bytes["gpu0"] <= 8 * 2**30
     assert all(v.done is not None or v.refused is not None for v in found.visits)
 
 
@@ -63,7 +70,7 @@ def test_the_same_trace_gives_the_same_replay() -> None:
 
 def test_loading_and_working_are_measured() -> None:
     found = replay(house([model("a")], 10), asks((0, "a")))
-    assert (found.load_seconds, found.busy_seconds, found.end) == (5.0, pytest.approx(2.0), 7.0)
+    assert (found.load_seconds, found.busy_seconds, found.end) == (5.0, {"gpu0": pytest.approx(2.0)}, 7.0)
 
 
 def test_an_idle_stretch_costs_no_steps() -> None:
