@@ -16,6 +16,16 @@ def cache_home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "router"
 
 
+def state_home() -> Path:
+    """
+    Where what must not be lost is kept: what was spent. $ROUTER_STATE; else with the cache where $ROUTER_CACHE names a
+    place, as images and the systemd unit do; else $XDG_STATE_HOME/router, else ~/.local/state/router.
+    """
+    if explicit := os.environ.get("ROUTER_STATE") or os.environ.get("ROUTER_CACHE"):
+        return Path(explicit).expanduser()
+    return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "router"
+
+
 class Settings(msgspec.Struct, frozen=True):
     """One run of `router serve`. Durations are seconds, sizes bytes."""
 
@@ -47,6 +57,7 @@ class Settings(msgspec.Struct, frozen=True):
     backend: Literal["llama", "echo"] = "llama"
     """"echo" serves without llama.cpp: for tests of the house itself."""
     cache: Path = msgspec.field(default_factory=cache_home)
+    state: Path = msgspec.field(default_factory=state_home)
 
     @property
     def loopback(self) -> bool:

@@ -44,9 +44,11 @@ class Metrics:
         self.registry = CollectorRegistry(auto_describe=True)
         self._refreshers: list[Callable[[], None]] = []
         self._by_model: list[Counter | Gauge | Histogram | Summary] = []
+        self._by_upstream: list[Counter | Gauge | Histogram | Summary] = []
         self._add_counters()
         self._add_times()
         self._add_gauges()
+        self._add_cloud()
 
     def _add_counters(self) -> None:
         self.swaps = self._counter("router_swaps", "Models brought into memory", "model", "reason")
@@ -101,6 +103,26 @@ class Metrics:
         info = self._gauge("router_build_info", "1, with the version as a label", "version")
         info.labels(__version__).set(1)
 
+    def _add_cloud(self) -> None:
+        self.cloud_requests = self._counter(
+            "router_cloud_requests", "Calls to an upstream by outcome", "upstream", "outcome"
+        )
+        """outcome: ok | left | refused | broken | forbidden | over_budget | spend_unknown | why it was unavailable"""
+        self.cloud_spend = self._counter(
+            "router_cloud_spend_usd", "US dollars spent since the start", "upstream"
+        )
+        self.cloud_budget = self._gauge(
+            "router_cloud_budget_usd", "Budgets in US dollars", "upstream", "window", "kind"
+        )
+        """window: day | month; kind: limit | spent"""
+        self.cloud_breaker_state = self._gauge(
+            "router_cloud_breaker_state",
+            "1 for the state that an upstream's breaker is in",
+            "upstream",
+            "state",
+        )
+        """state: closed | open | half_open"""
+
     def observe_load(self, model: str, phase: str, seconds: float) -> None:
         self.load_seconds.labels(model, phase).observe(seconds)
         self.load_phase_seconds.labels(phase).observe(seconds)
@@ -113,6 +135,11 @@ class Metrics:
         """Drop every series of a model that left the registry, so that edits do not pile up series."""
         for metric in self._by_model:
             metric.remove_by_labels({"model": model})
+
+    def forget_upstream(self, upstream: str) -> None:
+        """The same for an upstream."""
+        for metric in self._by_upstream:
+            metric.remove_by_labels({"upstream": upstream})
 
     def render(self) -> bytes:
         """What a scrape gets."""
@@ -139,6 +166,8 @@ class Metrics:
     def _kept(self, metric: _Metric, labels: tuple[str, ...]) -> _Metric:
         if "model" in labels:
             self._by_model.append(metric)
+        if "upstream" in labels:
+            self._by_upstream.append(metric)
         return metric
 
 

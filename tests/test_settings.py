@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from router.settings import Settings, cache_home
+from router.settings import Settings, cache_home, state_home
 
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ROUTER_CACHE", "XDG_CACHE_HOME"):
+    for name in ("ROUTER_CACHE", "XDG_CACHE_HOME", "ROUTER_STATE", "XDG_STATE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", "/home/ada")
 
@@ -22,6 +22,19 @@ def test_the_cache_is_where_the_user_or_the_desktop_says(monkeypatch: pytest.Mon
     assert cache_home() == Path("/var/x/router")
     monkeypatch.setenv("ROUTER_CACHE", "~/mine")
     assert cache_home() == Path("/home/ada/mine")
+
+
+def test_what_was_spent_is_kept_where_the_cache_is_unless_it_has_a_place_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert state_home() == Path("/home/ada/.local/state/router")
+    monkeypatch.setenv("XDG_STATE_HOME", "/var/x")
+    assert state_home() == Path("/var/x/router")
+    monkeypatch.setenv("ROUTER_CACHE", "/var/cache/router")
+    assert state_home() == Path("/var/cache/router")
+    monkeypatch.setenv("ROUTER_STATE", "~/mine")
+    assert state_home() == Path("/home/ada/mine")
+    assert Settings(registry=Path("registry.yaml")).state == Path("/home/ada/mine")
 
 
 @pytest.mark.parametrize("empty", ["ROUTER_CACHE", "XDG_CACHE_HOME"])

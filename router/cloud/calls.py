@@ -10,8 +10,6 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import msgspec
-
 from router.domain.generation import Usage
 
 Path = Literal["chat/completions", "completions", "embeddings"]
@@ -37,13 +35,6 @@ class CloudCall:
     """Name of the client's key, for its budget; None where there are no keys."""
     private: bool = False
     """`cloud: never`: no byte of it may leave, whoever asks. Refused here even if every rule above failed."""
-
-
-class Status(msgspec.Struct, frozen=True):
-    """What a peer says of one of its models."""
-
-    value: str = "unloaded"
-    """unloaded, loading, loaded or failed."""
 
 
 @dataclass(slots=True)

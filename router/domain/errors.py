@@ -126,10 +126,10 @@ class UpstreamRefused(UpstreamError):
 
 class UpstreamUnavailable(UpstreamError):
     """
-    No answer was begun: not reached, too slow, 429, 5xx, or its breaker is open. `retry_after` in seconds, or None.
+    No answer was begun. `retry_after` in seconds, or None.
 
-    `reason` is one of a fixed list, for metrics: connect | tls | timeout | status | rate_limited | open |
-    protocol | too_large | key | address.
+    `reason` is one of a fixed list, for metrics: connect | tls | address | key | setup (it refuses our key, knows no
+    such model, redirects) | timeout | cut | status (5xx) | rate_limited | protocol | too_large | busy | open.
     """
 
     def __init__(self, message: str, upstream: str, reason: str, retry_after: float | None = None) -> None:

@@ -1,0 +1,129 @@
+"""
+An upstream's server-sent events: where one ends, and what it says of usage, end and model.
+
+The one rule: bytes go on as they came; what is read out of them never changes them. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+import msgspec
+
+from router.domain.generation import Usage
+
+MAX_EVENT = 4 * 2**20
+"""Bytes of one event, and so of one line; an answer in one piece has its own bound."""
+
+_END = re.compile(rb"\n\r?\n")
+_Count = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+
+
+class BadAnswer(Exception):
+    """What came is not what an OpenAI-compatible endpoint sends; the text is plain and quotes nothing."""
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: _Count | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
+    prompt_tokens_details: _Details | None = None
+
+
+class _Choice(msgspec.Struct):
+    finish_reason: str | None = None
+
+
+class _Answer(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    usage: _Usage | None = None
+    model: str | None = None
+    error: Any = None
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What an event or a whole answer says. All None when it says nothing that is known here."""
+
+    usage: Usage | None = None
+    finish: str | None = None
+    model: str | None = None
+    error: Any = None
+    """The upstream's error object, if it sent one in place of an answer."""
+    choices: int = 0
+
+
+class Splitter:
+    """Bytes in, whole events out, each with its blank line."""
+
+    def __init__(self, most: int = MAX_EVENT) -> None:
+        self._most = most
+        self._rest = bytearray()
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Raises BadAnswer when an event is longer than `most`: no more than that is ever held."""
+        searched = max(0, len(self._rest) - 2)
+        self._rest += chunk
+        found: list[bytes] = []
+        start = 0
+        while end := _END.search(self._rest, max(start, searched)):
+            found.append(bytes(self._rest[start : end.end()]))
+            start = end.end()
+        del self._rest[:start]
+        if len(self._rest) > self._most or any(len(event) > self._most for event in found):
+            raise BadAnswer(f"an event of its answer has more than {self._most} bytes")
+        return found
+
+    @property
+    def rest(self) -> bytes:
+        """What came after the last whole event."""
+        return bytes(self._rest)
+
+
+def data_of(event: bytes) -> bytes | None:
+    """The data of an event, or None: a comment, or a blank line too many."""
+    lines = [line.removesuffix(b"\r") for line in event.split(b"\n")]
+    data = [line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")]
+    return b"\n".join(data) if data else None
+
+
+def facts_of(data: bytes) -> Facts:
+    """
+    What a JSON object says. Raises BadAnswer when it is none.
+
+    An object of an unknown shape is no fault: it goes on, and says nothing.
+    """
+    try:
+        answer = _DECODER.decode(data)
+    except msgspec.ValidationError:
+        return _unknown(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise BadAnswer("its answer is not valid JSON") from None
+    choices = answer.choices or []
+    finish = next((c.finish_reason for c in choices if c.finish_reason), None)
+    return Facts(_usage(answer.usage), finish, answer.model, answer.error, len(choices))
+
+
+_DECODER = msgspec.json.Decoder(_Answer)
+
+
+def _unknown(data: bytes) -> Facts:
+    try:
+        found = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise BadAnswer("its answer is not valid JSON") from None
+    if not isinstance(found, dict):
+        raise BadAnswer("its answer is not a JSON object")
+    choices = found.get("choices")
+    return Facts(error=found.get("error"), choices=len(choices) if isinstance(choices, list) else 0)
+
+
+def _usage(told: _Usage | None) -> Usage | None:
+    if told is None or told.prompt_tokens is None:
+        return None
+    cached = told.prompt_tokens_details.cached_tokens if told.prompt_tokens_details else None
+    # Embeddings have no completion; an answer that was told only half is not told.
+    return Usage(told.prompt_tokens, told.completion_tokens or 0, cached or 0)

@@ -1,0 +1,165 @@
+"""
+The line to one upstream, and the one place where bytes leave this machine.
+
+The one rule: every wait has a bound, and a request that may not leave is refused here whatever was decided above.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import httpx2
+
+from router.cloud import faults, outgoing
+from router.cloud.addresses import Addresses, AddressRefused, NoAddress
+from router.cloud.outgoing import Outgoing
+from router.cloud.pools import Pool
+from router.domain.errors import PolicyRefused
+from router.domain.upstreams import Upstream
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a request came, for whoever must judge what it may have cost."""
+
+    sent_at: float | None = None
+    """When the first byte of it left, by the loop's clock."""
+    status: int | None = None
+    phase: Literal["connect", "send", "first", "body", "idle", "done"] = "connect"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    upstream: Upstream
+    pool: Pool
+    addresses: Addresses
+
+    @contextlib.asynccontextmanager
+    async def send(
+        self, request: Outgoing, key: str | None, progress: Progress, *, private: bool
+    ) -> AsyncIterator[httpx2.Response]:
+        """
+        Send, and give the answer once its headers are there; `chunks` reads its body. Leaving closes the exchange.
+
+        Raises PolicyRefused and UpstreamUnavailable.
+        """
+        if private:
+            raise PolicyRefused("This request may not leave this machine (cloud: never).", self.upstream.name)
+        with self._named(request, progress):
+            async with asyncio.timeout(self.upstream.timeouts.connect) as deadline:
+                async with _Watch(deadline, progress, self._first(request)) as watch:
+                    response = await self._connected(request, key, watch)
+        progress.status = response.status_code
+        progress.phase = "body"
+        try:
+            yield response
+        finally:
+            await response.aclose()
+
+    async def chunks(
+        self, request: Outgoing, response: httpx2.Response, progress: Progress
+    ) -> AsyncGenerator[bytes, None]:
+        """The body as it comes. Raises UpstreamUnavailable (timeout, cut)."""
+        loop = asyncio.get_running_loop()
+        deadline = (progress.sent_at or loop.time()) + self._first(request)
+        with self._named(request, progress):
+            async with contextlib.aclosing(response.aiter_raw()) as body:
+                while True:
+                    async with asyncio.timeout_at(deadline):
+                        chunk = await anext(body, None)
+                    if chunk is None:
+                        return
+                    progress.phase = "idle"
+                    yield chunk
+                    deadline = loop.time() + self.upstream.timeouts.idle
+
+    def _first(self, request: Outgoing) -> float:
+        return self.upstream.timeouts.first_byte if request.stream else self.upstream.timeouts.whole
+
+    def _named(self, request: Outgoing, progress: Progress) -> contextlib.AbstractContextManager[None]:
+        waits = self.upstream.timeouts
+
+        def waited() -> str:
+            match progress.phase:
+                case "connect":
+                    return f"took no connection within {waits.connect:g} s"
+                case "idle":
+                    return f"fell silent for {waits.idle:g} s"
+                case _:
+                    return f"sent nothing for {self._first(request):g} s"
+
+        return faults.named(self.upstream.name, waited)
+
+    async def _connected(self, request: Outgoing, key: str | None, watch: _Watch) -> httpx2.Response:
+        transport = await self.pool.transport()
+        failure: Exception | None = None
+        url = self._url(request)
+        for address in await self._good_addresses(url):
+            sending = httpx2.Request(
+                request.method,
+                # To the very address that was judged; certificate and Host are those of the name.
+                url.copy_with(host=address),
+                headers=outgoing.headers(url.netloc.decode(), key, request.stream),
+                content=request.body,
+                extensions=self._extensions(url, watch),
+            )
+            try:
+                return await transport.handle_async_request(sending)
+            except httpx2.ConnectError as error:
+                failure = error
+        raise failure or NoAddress(f"the name {url.host} has no address")
+
+    def _url(self, request: Outgoing) -> httpx2.URL:
+        return httpx2.URL(f"{self.upstream.base_url.rstrip('/')}/{request.path}")
+
+    async def _good_addresses(self, url: httpx2.URL) -> tuple[str, ...]:
+        """Raises AddressRefused or NoAddress."""
+        plain = url.scheme != "https"
+        private = self.upstream.allow_private
+        if plain and not private:
+            raise AddressRefused(f"{url.scheme} is for addresses that are not public, with allow_private")
+        port = url.port or (80 if plain else 443)
+        return await self.addresses.of(url.host, port, private=private, public=not plain)
+
+    def _extensions(self, url: httpx2.URL, watch: _Watch) -> dict[str, Any]:
+        waits = self.upstream.timeouts
+        # Waits for a connection and for bytes are bounded by our deadline: theirs start anew with every byte.
+        timeout = {"connect": None, "read": None, "write": waits.idle, "pool": waits.connect}
+        return {"timeout": timeout, "sni_hostname": url.host, "trace": watch}
+
+
+@dataclass(slots=True)
+class _Watch:
+    """Hears from the transport how far a request is, and moves the deadline on with it."""
+
+    deadline: asyncio.Timeout
+    progress: Progress
+    first: float
+    _socket: Any = None
+    """While TLS is agreed on: httpcore does not close it when that is cancelled."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._socket is not None:
+            await self._socket.aclose()
+
+    async def __call__(self, event: str, info: dict[str, Any]) -> None:
+        now = asyncio.get_running_loop().time()
+        if event == "connection.connect_tcp.complete":
+            self._socket = info["return_value"]
+        elif event == "http11.send_request_headers.started":
+            self._socket = None
+            self.progress.sent_at = now
+            self.progress.phase = "send"
+            # A long body takes as long as its line needs; each write has a bound of its own.
+            self.deadline.reschedule(None)
+        elif event == "http11.receive_response_headers.started":
+            self.progress.sent_at = now
+            self.progress.phase = "first"
+            self.deadline.reschedule(now + self.first)

@@ -1,0 +1,126 @@
+"""
+What leaves this machine: a request written from literals and our own serialised body, and what it may cost at most.
+
+The one rule: nothing is copied from a client's headers; of its body only what the api understood goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from router import __version__
+from router.cloud.calls import CloudCall
+from router.domain.errors import InvalidRequest
+from router.domain.upstreams import Upstream
+
+PART_TOKENS = 40_000
+"""What an image, a sound or a file in a message is counted as: a URL says nothing of the tokens behind it."""
+_LIMITS = ("max_tokens", "max_completion_tokens")
+
+
+class Outgoing(msgspec.Struct, frozen=True):
+    """A request that is ready to be sent. Its repr shows neither the body nor the key."""
+
+    method: Literal["GET", "POST"]
+    path: str
+    body: bytes
+    stream: bool
+    drops_usage: bool = False
+    """We asked for the usage chunk, the client did not: it is not passed on."""
+    worst: int = 0
+    """Micro-dollars that it may cost at most."""
+
+    def __repr__(self) -> str:
+        return f"Outgoing({self.method} {self.path}, {len(self.body)} bytes, stream={self.stream})"
+
+
+def compose(upstream: Upstream, call: CloudCall) -> Outgoing:
+    """The request as it goes to `upstream`. Raises InvalidRequest where its worst case cannot be told."""
+    body = {**call.body, "model": upstream.model}
+    limit = _limit(upstream, call, body)
+    drops_usage = _set_stream(call, body)
+    written = msgspec.json.encode(body)
+    worst = 0
+    if upstream.price is not None:
+        prompt = call.prompt_tokens_bound
+        if prompt is None:
+            prompt = prompt_bound(written, body)
+        worst = upstream.cost(prompt * _prompts_sent(body), limit * _answers(body))
+    return Outgoing("POST", call.path, written, call.stream, drops_usage, worst)
+
+
+LIST_MODELS = Outgoing("GET", "models", b"", stream=False)
+
+
+def headers(host: str, key: str | None, stream: bool) -> list[tuple[str, str]]:
+    """All headers of a request but its length."""
+    written = [
+        ("host", host),
+        ("user-agent", f"router/{__version__}"),
+        ("accept", "text/event-stream" if stream else "application/json"),
+        # A packed answer could unpack to any size.
+        ("accept-encoding", "identity"),
+        ("content-type", "application/json"),
+    ]
+    return [*written, ("authorization", f"Bearer {key}")] if key else written
+
+
+def prompt_bound(written: bytes, body: Mapping[str, Any]) -> int:
+    """Tokens of the prompt at most: a token has at least one byte, and the JSON around a message outweighs a template."""
+    return len(written) + PART_TOKENS * _parts(body.get("messages"))
+
+
+def _set_stream(call: CloudCall, body: dict[str, Any]) -> bool:
+    """True when we ask for a usage chunk that the client did not ask for."""
+    options = body.pop("stream_options", None)
+    body.pop("stream", None)
+    if not call.stream:
+        return False
+    options = dict(options) if isinstance(options, Mapping) else {}
+    asked = options.get("include_usage") is True
+    body["stream"] = True
+    body["stream_options"] = {**options, "include_usage": True}
+    return not asked
+
+
+def _limit(upstream: Upstream, call: CloudCall, body: dict[str, Any]) -> int:
+    """Tokens of one answer at most. At a priced upstream the limit is sent along, or the worst case would be none."""
+    if call.path == "embeddings":
+        return 0
+    limit = upstream.max_tokens if call.max_tokens is None else call.max_tokens
+    if upstream.price is not None:
+        said = [name for name in _LIMITS if body.pop(name, None) is not None]
+        body[said[-1] if said else upstream.max_tokens_field] = limit
+    return limit
+
+
+def _answers(body: Mapping[str, Any]) -> int:
+    prompt = body.get("prompt")
+    several = isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int)
+    return _prompts_sent(body) * (len(prompt) if several and isinstance(prompt, list) else 1)
+
+
+def _prompts_sent(body: Mapping[str, Any]) -> int:
+    """`n` and `best_of`: some endpoints bill the prompt for each."""
+    return max(_count(body, "n"), _count(body, "best_of"))
+
+
+def _count(body: Mapping[str, Any], name: str) -> int:
+    value = body.get(name)
+    if value is None:
+        return 1
+    if type(value) is not int or not 1 <= value <= 128:
+        raise InvalidRequest(f"'{name}' must be a number from 1 to 128.", name)
+    return value
+
+
+def _parts(messages: object) -> int:
+    """Content parts that are no text."""
+    if not isinstance(messages, list):
+        return 0
+    contents = [message.get("content") for message in messages if isinstance(message, Mapping)]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    return sum(1 for part in parts if isinstance(part, Mapping) and part.get("type") != "text")

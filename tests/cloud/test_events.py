@@ -1,0 +1,75 @@
+"""Where an upstream's event ends, and what it says."""
+
+from __future__ import annotations
+
+import pytest
+
+from router.cloud.events import BadAnswer, Facts, Splitter, data_of, facts_of
+from router.domain.generation import Usage
+
+STREAM = b': hi\n\ndata: {"a": 1}\n\nevent: x\r\ndata: 2\r\n\r\ndata: [DONE]\n\n'
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_events_are_the_same_however_the_bytes_come(size: int) -> None:
+    splitter = Splitter()
+    found = [event for at in range(0, len(STREAM), size) for event in splitter.feed(STREAM[at : at + size])]
+    assert b"".join(found) == STREAM
+    assert [data_of(event) for event in found] == [None, b'{"a": 1}', b"2", b"[DONE]"]
+    assert splitter.rest == b""
+
+
+def test_an_event_without_an_end_stays_as_rest() -> None:
+    splitter = Splitter()
+    assert splitter.feed(b"data: 1\n\ndata: 2\n") == [b"data: 1\n\n"]
+    assert splitter.rest == b"data: 2\n"
+
+
+@pytest.mark.parametrize("parts", [[b"x" * 11], [b"x" * 6, b"x" * 6], [b"x" * 20 + b"\n\n"]])
+def test_an_event_that_is_too_long_is_refused(parts: list[bytes]) -> None:
+    splitter = Splitter(most=10)
+    with pytest.raises(BadAnswer, match="more than 10 bytes"):
+        for part in parts:
+            splitter.feed(part)
+
+
+def test_data_of_several_lines_is_joined() -> None:
+    assert data_of(b"data: a\ndata:b\nid: 7\n\n") == b"a\nb"
+
+
+def test_what_is_known_is_read() -> None:
+    data = b"""{"model": "m", "choices": [{"index": 0, "finish_reason": "stop", "delta": {}}],
+        "usage": {"prompt_tokens": 10, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 3}}}"""
+    assert facts_of(data) == Facts(Usage(10, 2, 3), "stop", "m", None, 1)
+
+
+def test_embeddings_have_no_completion() -> None:
+    assert facts_of(b'{"usage": {"prompt_tokens": 10, "total_tokens": 10}}').usage == Usage(10, 0)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        "null",
+        "{}",
+        '{"completion_tokens": 1}',
+        '{"prompt_tokens": -1}',
+        '{"prompt_tokens": 1e30}',
+        '{"prompt_tokens": "1"}',
+        "[]",
+    ],
+)
+def test_usage_that_makes_no_sense_is_none(usage: str) -> None:
+    assert facts_of(f'{{"choices": [], "usage": {usage}}}'.encode()).usage is None
+
+
+@pytest.mark.parametrize("data", [b'{"choices": [7]}', b'{"choices": {"a": 1}}', b'{"model": 7, "x": [[]]}'])
+def test_an_object_of_another_shape_says_nothing_and_is_no_fault(data: bytes) -> None:
+    facts = facts_of(data)
+    assert (facts.usage, facts.finish, facts.error) == (None, None, None)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[1]", b"null", b"7", b'{"a": NaN}', b"\xff", b"[" * 100_000])
+def test_what_is_no_json_object_is_a_fault(data: bytes) -> None:
+    with pytest.raises(BadAnswer):
+        facts_of(data)
