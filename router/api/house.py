@@ -21,7 +21,9 @@ from router.residency.manager import ResidencyManager
 from router.routing.dispatch import Dispatcher
 from router.routing.route import resolve
 from router.settings import Settings
-from router.telemetry import Metrics
+from router.telemetry import Metrics, logger
+
+log = logger("api")
 
 Finish = Literal["stop", "length", "error", "left"]
 
@@ -57,15 +59,23 @@ class Background:
                 task.cancel()
 
     def start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        """Run `work`, which raises nothing, unless something of this name runs already."""
+        """Run `work` unless something of this name runs already. What it raises is logged and ends only it."""
         if name in self._running:
             work.close()
             return
         if self._tasks is None:
             work.close()
             raise RuntimeError("background work before the app has started")
-        task = self._running[name] = self._tasks.create_task(work, name=name)
+        task = self._running[name] = self._tasks.create_task(_logged(name, work), name=name)
         task.add_done_callback(lambda _: self._running.pop(name))
+        task.add_done_callback(lambda _: work.close())  # cancelled before its first step, it would complain
+
+
+async def _logged(name: str, work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except Exception as error:  # in the task group it would end the gateway
+        log.error("background work failed", work=name, exc_info=error)
 
 
 @dataclass(slots=True)

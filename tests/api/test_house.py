@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 from router.api.errors import NotAllowed
 from router.api.house import Background, Record
@@ -86,3 +87,25 @@ async def test_background_work_needs_an_owner() -> None:
 
     with pytest.raises(RuntimeError):
         Background().start("a", work())
+
+
+async def test_background_work_that_breaks_ends_alone() -> None:
+    background = Background()
+    done: list[str] = []
+
+    async def breaks() -> None:
+        raise ValueError("a bug")
+
+    async def works() -> None:
+        done.append("works")
+
+    with capture_logs() as lines:
+        async with background.open():
+            background.start("a", breaks())
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            background.start("a", works())
+            await asyncio.sleep(0)
+            background.start("late", works())  # cancelled before its first step
+    assert done == ["works"]
+    assert [(line["event"], line["work"]) for line in lines] == [("background work failed", "a")]

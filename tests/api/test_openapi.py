@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import urllib.parse
 from typing import Any
 
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -31,28 +33,65 @@ async def test_it_is_served() -> None:
 
 
 SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
-BODIES = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/models/load", "/models/unload"]
+EVERY = [(path, method.upper()) for path, methods in DOCUMENT["paths"].items() for method in methods]
+WITH_BODY = [
+    (path, method) for path, method in EVERY if "requestBody" in DOCUMENT["paths"][path][method.lower()]
+]
+ENDLESS = {"/models/sse"}
+ODD = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-def cases(path: str) -> st.SearchStrategy[Any]:
-    strategy: st.SearchStrategy[Any] = SCHEMA[path]["POST"].as_strategy()
+def cases(path: str, method: str) -> st.SearchStrategy[Any]:
+    strategy: st.SearchStrategy[Any] = SCHEMA[path][method].as_strategy()
     return strategy
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.one_of(*(cases(path) for path in BODIES)), st.sampled_from(["org/a:q4", "b", None]))
+def test_the_fuzzer_sees_every_endpoint_that_takes_a_body() -> None:
+    assert {path.removeprefix("/v1") for path, _ in WITH_BODY} == {
+        "/chat/completions",
+        "/completions",
+        "/embeddings",
+        "/models/load",
+        "/models/unload",
+    }
+
+
+@ODD
+@given(st.one_of(*(cases(*row) for row in WITH_BODY)), st.sampled_from(["org/a:q4", "b", None]))
 def test_no_body_that_fits_the_description_is_a_500(case: Any, model: str | None) -> None:
     body = case.body
     if model is not None and isinstance(body, dict):
         body["model"] = model  # else nearly every case would end at the unknown name
-    asyncio.run(answered(case.path, body))
+    asyncio.run(answered("POST", case.path, json.dumps(body, default=str).encode()))
 
 
-async def answered(path: str, body: Any) -> None:
-    raw = json.dumps(body, default=str).encode()
+@ODD
+@given(
+    st.sampled_from([*sorted({path for path, _ in EVERY} - ENDLESS), "//", "/v1", "/nowhere"]),
+    st.sampled_from(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"]),
+    st.text(),
+    st.text(),
+    st.binary(max_size=40),
+)
+def test_no_method_name_query_or_junk_on_any_path_is_a_500(
+    path: str, method: str, name: str, query: str, junk: bytes
+) -> None:
+    filled = path.replace("{id}", name.encode("utf-8", "replace").decode())
+    asyncio.run(answered(method, filled, junk, query=f"model={urllib.parse.quote(query, errors='replace')}"))
+
+
+@pytest.mark.parametrize(("path", "method"), sorted(set(EVERY)))
+def test_every_row_answers_what_it_was_not_made_for(path: str, method: str) -> None:
+    if path not in ENDLESS:
+        asyncio.run(answered(method, path.replace("{id}", "org/a:q4"), b"[]"))
+    asyncio.run(answered("PUT", path.replace("{id}", "x"), b"", wanted=405))
+
+
+async def answered(method: str, path: str, raw: bytes, query: str = "", wanted: int | None = None) -> None:
     async with scene() as house:
-        call: Call = await house.ask("POST", path, raw)
+        call: Call = await house.ask(method, path, raw, query=query)
     assert call.status is not None
-    assert call.status < 500 or call.error["code"] != "internal_error", call.text
-    if call.status >= 400:
+    assert wanted in (None, call.status)
+    if call.status >= 400 and call.text:
         assert call.error.keys() == {"message", "type", "param", "code"}
+        assert call.error["code"] != "internal_error", call.text
