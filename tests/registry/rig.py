@@ -41,6 +41,18 @@ class Rig:
         self.loads = 0
         return self.catalog
 
+    def hold_refine(self) -> tuple[asyncio.Event, asyncio.Event]:
+        """From now on a reading waits in its middle: set the first to let it go on; the second says it is there."""
+        gate, inside = asyncio.Event(), asyncio.Event()
+
+        async def refine(registry: Registry) -> Registry:
+            inside.set()
+            await gate.wait()
+            return registry
+
+        self.refine = refine
+        return gate, inside
+
     async def refused(self) -> list[str]:
         with pytest.raises(RegistryInvalid) as caught:
             await self.catalog.reload()

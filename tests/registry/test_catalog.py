@@ -143,14 +143,7 @@ async def test_a_truncated_model_file_retires_the_model(rig: Rig) -> None:
 
 async def test_reloads_that_meet_share_a_reading_that_began_after_all_of_them(rig: Rig) -> None:
     catalog = await rig.start()
-    gate, inside = asyncio.Event(), asyncio.Event()
-
-    async def refine(registry: Registry) -> Registry:
-        inside.set()
-        await gate.wait()
-        return registry
-
-    rig.refine = refine
+    gate, inside = rig.hold_refine()
     async with asyncio.TaskGroup() as tasks:
         first = tasks.create_task(catalog.reload())
         await inside.wait()
@@ -165,14 +158,7 @@ async def test_reloads_that_meet_share_a_reading_that_began_after_all_of_them(ri
 
 async def test_a_reload_whose_caller_left_is_done_by_the_next_one(rig: Rig) -> None:
     catalog = await rig.start()
-    gate, inside = asyncio.Event(), asyncio.Event()
-
-    async def refine(registry: Registry) -> Registry:
-        inside.set()
-        await gate.wait()
-        return registry
-
-    rig.refine = refine
+    gate, inside = rig.hold_refine()
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(catalog.reload())
         await inside.wait()
