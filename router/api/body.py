@@ -22,9 +22,9 @@ SMALL = 256 * 2**10
 """Bytes; a body up to this size is decoded in milliseconds whatever it holds."""
 MOST_MEMBERS = 600_000
 """Commas: the token ids of the longest prompt are 524,288."""
-MOST_CONTAINERS = 2**16
+MOST_CONTAINERS = 20_000
 """Objects and lists: messages, parts, tools."""
-MOST_KEYS = 2**17
+MOST_KEYS = 2**16
 _PIECE = 64 * 2**10
 
 
