@@ -10,13 +10,14 @@ DEMO := config/registry.yaml
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help serve test bench peer lint types demo install install-dev clean
+.PHONY: help serve test bench soak peer lint types demo install install-dev clean
 
 help:
 	@echo "make serve   install what is missing, fetch the demo models, serve on http://$(HOST):$(PORT)"
 	@echo "             PORT=$(PORT) HOST=$(HOST) REGISTRY=$(REGISTRY) ARGS='more flags of router serve'"
 	@echo "make test    ruff, mypy, import contracts and every test; ARGS='-k swap' for some of them"
-	@echo "make bench   tokens per second and swap times beside llama-server of the same llama.cpp"
+	@echo "make bench   tokens per second and swap times beside llama-server; swaps and waits of a trace"
+	@echo "make soak    2,000 swaps among six small models under traffic (20 minutes): memory, files and times flat"
 	@echo "make peer    build that llama-server (once, minutes)"
 	@echo "make lint    ruff and the import contracts        make types   mypy --strict"
 	@echo "make demo    only fetch the demo models           make clean   remove .venv and caches of tools"
@@ -33,6 +34,10 @@ test: install-dev demo lint types
 bench: install-dev demo peer
 	@$(BIN)/python -m tests.bench.streams $(ARGS)
 	@$(BIN)/python -m tests.bench.swap $(ARGS)
+	@$(BIN)/python -m tests.bench.trace
+
+soak: install-dev demo
+	@$(BIN)/python -m tests.bench.soak $(ARGS)
 
 peer: install-dev
 	@$(BIN)/python -m tests.bench.peer

@@ -57,6 +57,7 @@ async def serve(settings: Settings, ready: Callable[[Registry, str], None] | Non
     """
     check_origins(settings)
     metrics = Metrics()
+    metrics.on_scrape(lambda: metrics.tasks.set(len(asyncio.all_tasks())))
     listener = listen(settings.host, settings.port)
     with contextlib.closing(listener):
         async with Spares(settings.spares, backend=settings.backend, sandbox=settings.sandbox) as spares:

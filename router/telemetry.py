@@ -100,6 +100,7 @@ class Metrics:
         self.model_loaded = self._gauge("router_model_loaded", "1 while the model is ready", "model")
         self.slots_busy = self._gauge("router_slots_busy", "Slots with a running request", "model")
         self.waiting = self._gauge("router_waiting_requests", "Requests that wait for a lease", "model")
+        self.tasks = self._gauge("router_tasks", "Asyncio tasks of the gateway; grows only with its work")
         info = self._gauge("router_build_info", "1, with the version as a label", "version")
         info.labels(__version__).set(1)
 
