@@ -120,6 +120,7 @@ class Sandbox:
     def _readable(self, path: str) -> list[str | Path]:
         places = {os.path.realpath(place) for place in sysconfig.get_paths().values()}
         places |= {os.path.realpath(place) for place in (sys.prefix, sys.base_prefix)} - {"/"}
+        places |= _packages()
         ours = Path(router.__file__).parent
         libraries = filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":"))
         driver = _GPU_READABLE if self._gpu else ()
@@ -131,6 +132,14 @@ class Sandbox:
         nodes = list(Path("/dev").glob("nvidia*"))
         own = [Path(os.path.expandvars(place)).expanduser() for place in _GPU_WRITABLE]
         return ["/dev/null", *nodes, *own]
+
+
+def _packages() -> set[str]:
+    """Folders of the packages that are imported, wherever PYTHONPATH found them: the engine looks for its libraries."""
+    roots = (
+        getattr(module, "__path__", None) for name, module in list(sys.modules.items()) if "." not in name
+    )
+    return {os.path.realpath(folder) for root in roots if root for folder in root}
 
 
 def parts(path: str) -> list[Path]:

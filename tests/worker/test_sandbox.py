@@ -60,6 +60,24 @@ print(tried(Path("/proc/self/status").read_text))
 
 
 @needs_landlock
+def test_a_package_that_is_imported_may_look_for_its_own_files_wherever_it_is_installed(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "engine_package" / "lib").mkdir(parents=True)
+    (tmp_path / "engine_package" / "__init__.py").write_text("")
+    (tmp_path / "other").mkdir()
+    script = f"""{ENTER}
+folder = Path(sys.argv[2])
+sys.path.insert(0, str(folder))
+import engine_package
+box.confine("/dev/null")
+print(tried(lambda: list((folder / "engine_package" / "lib").iterdir())))
+print(tried(lambda: os.listdir(folder / "other")))
+"""
+    assert printed(script, "auto", str(tmp_path)) == ["done", "Permission denied"]
+
+
+@needs_landlock
 def test_a_dry_run_is_confined_by_itself(tmp_path: Path) -> None:
     script = f"""{ENTER}
 path = sys.argv[2]
