@@ -10,6 +10,9 @@ import numpy as np
 
 from router.engine.batch import Tokens
 
+CHEAP = 512
+"""Tokens that may be lost for a better place: they are read again in one micro-batch."""
+
 
 class Slot:
     """One sequence place. The first `length` of its cells hold `tokens`, whether it is busy or not."""
@@ -67,15 +70,26 @@ class KvCache:
         if not free:
             return None
         usable = prompt[: max(0, len(prompt) - 1)]
-        oldest = free[0]
+        oldest = self._joining(free) or free[0]
         held = {slot.index: slot.common_prefix(usable) for slot in free}
         best = max(free, key=lambda slot: held[slot.index])
         spared = held[best.index] - held[oldest.index]
         lost = best.length - held[best.index]
         # A shared greeting of 30 tokens is no reason to overwrite somebody's long conversation.
-        chosen = best if 2 * spared >= lost else oldest
+        chosen = best if spared > 0 and 2 * spared >= lost else oldest
         chosen.busy = True
         return chosen, held[chosen.index]
+
+    def _joining(self, free: list[Slot]) -> Slot | None:
+        """
+        The first of `free` that stands beside a busy slot and holds little.
+
+        llama.cpp computes together only slots whose numbers follow each other: four streams in every second
+        slot gave 59 tokens/s, in a row 126.
+        """
+        busy = {slot.index for slot in self.slots if slot.busy}
+        beside = (slot for slot in free if {slot.index - 1, slot.index + 1} & busy)
+        return next((slot for slot in beside if slot.length <= CHEAP), None)
 
     def release(self, slot: Slot) -> None:
         """Free again. What it holds stays, for the next prompt that begins alike."""

@@ -51,6 +51,41 @@ def test_without_an_empty_slot_a_stranger_gets_the_one_unused_for_longest():
     assert slot.index == oldest
 
 
+def holding(*lengths: int) -> KvCache:
+    """A slot for each length, used in that order."""
+    cache = KvCache(len(lengths), context=2000)
+    for slot, length in zip(cache.slots, lengths, strict=True):
+        slot.append(np.full(length, 7, np.int32))
+        cache.release(slot)
+    return cache
+
+
+def test_strangers_gather_beside_each_other():
+    cache = holding(10, 10, 10, 10, 10, 10)
+    cache.slots[3].busy = True
+    places = [cache.take(tokens("stranger"))[0].index for _ in range(5)]
+    assert places == [2, 1, 0, 4, 5]  # of two neighbours the one unused for longer
+
+
+def test_an_empty_slot_further_off_is_no_better_than_a_neighbour_that_holds_little():
+    cache = holding(0, 0, 0, 10, 0)
+    cache.slots[4].busy = True
+    assert cache.take(tokens("stranger"))[0].index == 3
+
+
+def test_a_long_conversation_is_not_lost_for_a_place_in_the_row():
+    cache = holding(10, 900, 900, 900)
+    cache.slots[2].busy = True
+    assert cache.take(tokens("stranger"))[0].index == 0
+
+
+def test_a_beginning_that_is_there_goes_before_a_place_in_the_row():
+    cache = holding(10, 10, 10, 400)
+    cache.slots[0].busy = True
+    slot, cached = cache.take(np.full(300, 7, np.int32))
+    assert (slot.index, cached) == (3, 299)
+
+
 def test_a_shared_greeting_does_not_cost_somebody_their_long_conversation():
     cache = KvCache(slots=2, context=1000)
     long = used(cache, "system: be kind. " + "x" * 500)
