@@ -11,27 +11,28 @@ import contextlib
 import errno
 import signal
 import socket
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
 
-import msgspec
 import uvicorn
 
 from router.api import connection, origins
 from router.api.app import House, build
 from router.domain.errors import RouterError
-from router.domain.models import EngineOptions, Footprint, LocalModel, Placement, together
 from router.registry import loader
 from router.registry.catalog import Catalog
 from router.registry.loader import Registry
+from router.registry.refine import Refiner
 from router.residency.core import Residency
 from router.residency.manager import ResidencyManager
 from router.routing.dispatch import Dispatcher
 from router.runtime.launcher import ProcessLauncher
 from router.runtime.spares import Spares
+from router.runtime.weighing import Weighing
 from router.settings import Settings
 from router.sizing import devices
+from router.sizing.devices import Device
 from router.sizing.ledger import Ledger
+from router.sizing.meter import Meter
 from router.telemetry import Metrics, logger
 
 log = logger("bootstrap")
@@ -62,19 +63,20 @@ async def serve(settings: Settings, ready: Callable[[Registry, str], None] | Non
     with contextlib.closing(listener):
         async with Spares(settings.spares, backend=settings.backend, sandbox=settings.sandbox) as spares:
             launcher = ProcessLauncher(spares, metrics, backend=settings.backend)
-            refiner = Refiner(launcher, Ledger(settings.cache / "footprints.json"))
-            await _run(settings, metrics, launcher, refiner, listener, ready)
+            await _run(settings, metrics, launcher, spares, listener, ready)
 
 
 async def _run(
     settings: Settings,
     metrics: Metrics,
     launcher: ProcessLauncher,
-    refiner: Refiner,
+    spares: Spares,
     listener: socket.socket,
     ready: Callable[[Registry, str], None] | None,
 ) -> None:
-    found = devices.detect()
+    found = await _usable(launcher, devices.detect())
+    ledger = Ledger(settings.cache / "footprints.json")
+    weighing = Weighing(launcher, Meter(found), ledger)
     applied: list[Callable[[Registry], None]] = []
 
     def apply(registry: Registry) -> None:
@@ -84,20 +86,29 @@ async def _run(
     catalog = Catalog(
         settings.registry,
         load=lambda path: loader.load(path, found, settings.cache),
-        refine=refiner.refine,
+        refine=Refiner(launcher, ledger).refine,
         apply=apply,
         report=lambda outcome, _: metrics.registry_reloads.labels(outcome).inc(),
     )
     registry = await catalog.start()
     check_open(settings, registry)
     core = Residency(registry.budgets, registry.limits)
-    async with ResidencyManager(core, launcher, metrics) as residency:
+    async with ResidencyManager(core, weighing, metrics) as residency:
         applied.append(lambda new: residency.reconcile(new.models, new.budgets, new.limits))
         apply(registry)
         house = House(settings, catalog, residency, Dispatcher(residency, metrics), metrics)
         await _serve_http(
             settings, house, listener, lambda: ready(registry, _url(listener)) if ready else None
         )
+
+
+async def _usable(launcher: ProcessLauncher, found: Sequence[Device]) -> tuple[Device, ...]:
+    """A GPU that the engine was not built for is none: its models would all fail there."""
+    gpus = [device.name for device in found if device.kind == "cuda"]
+    if not gpus or await launcher.offloads():
+        return tuple(found)
+    log.warning("the engine was built without GPU support; models go to host memory", gpus=gpus)
+    return tuple(device for device in found if device.kind != "cuda")
 
 
 async def _serve_http(
@@ -161,40 +172,6 @@ class Ends:
         else:
             log.info("stopping: requests in flight run on; a second signal stops at once")
             self.asked.set()
-
-
-class DryRunner(Protocol):
-    """Asks the engine what it would allocate; a process hides behind it."""
-
-    async def build(self) -> str: ...
-    async def dry_run(self, path: str, options: EngineOptions) -> tuple[dict[str, Footprint] | None, str]: ...
-
-
-class Refiner:
-    """Replaces the formula's footprints by llama.cpp's own dry run, where that can be had."""
-
-    def __init__(self, launcher: DryRunner, ledger: Ledger) -> None:
-        self._launcher = launcher
-        self._ledger = ledger
-
-    async def refine(self, registry: Registry) -> Registry:
-        models = {name: await self._refined(model) for name, model in registry.models.items()}
-        return registry.with_models(models)
-
-    async def _refined(self, model: LocalModel) -> LocalModel:
-        if model.problem is not None:
-            return model
-        build = await self._launcher.build()
-        footprints = self._ledger.get(build, model)
-        if footprints is None:
-            footprints, message = await self._launcher.dry_run(model.path, model.engine)
-            if footprints is None:
-                log.warning("no dry run; the formula stands", model=model.name, reason=message)
-                return model
-            self._ledger.put(build, model, footprints)
-        (device,) = model.placements[0].footprints
-        placement = Placement(model.engine, {device: together(footprints.values())})
-        return msgspec.structs.replace(model, placements=(placement,))
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -104,6 +104,8 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     facts: EngineFacts
     resident: dict[str, Footprint]
     """By device name; measured by the worker from llama.cpp's own buffers."""
+    mapped: int = 0
+    """Bytes of the host's weights that are read from the mapped file: not private memory of the worker."""
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):

@@ -16,6 +16,8 @@ FlashAttention = Literal["auto", "on", "off"]
 
 ALL_LAYERS = -1
 """`EngineOptions.gpu_layers`: every layer on the device."""
+AUTO_LAYERS = -2
+"""As many as fit: what a registry means, never what an engine is told."""
 
 
 class Footprint(msgspec.Struct, frozen=True):
@@ -69,10 +71,13 @@ class Placement(msgspec.Struct, frozen=True):
     """By device name: "gpu0", "gpu1", "host"."""
     warning: str | None = None
     """What an operator should know of this way; None when there is nothing."""
+    measured: dict[str, Footprint] = {}
+    """The most that a worker was seen to hold; empty before the first load."""
 
     @property
     def bytes(self) -> dict[str, int]:
-        return {device: footprint.total for device, footprint in self.footprints.items()}
+        """What to reserve: as measured where it was, else as estimated."""
+        return {device: held.total for device, held in (self.footprints | self.measured).items()}
 
 
 class FileIdentity(msgspec.Struct, frozen=True):

@@ -130,6 +130,7 @@ class EchoBackend:
         self.width = max(options.ubatch, options.slots)
         self.embedding_width = options.ubatch
         self.resident = {"host": told.footprint}
+        self.mapped = 0
         self.facts = EngineFacts(
             options.context, options.slots, END + 1, DIMENSIONS, True, can_generate=not told.embeds_only
         )

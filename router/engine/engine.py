@@ -42,11 +42,13 @@ class Backend(Vocabulary, Protocol):
     """
     One loaded model with its context and KV cache. Not thread-safe, but for what Vocabulary says.
 
-    `width` is the most tokens of one `decode`, `embedding_width` of one `embed`.
+    `width` is the most tokens of one `decode`, `embedding_width` of one `embed`; `mapped`: bytes of `resident`
+    that are weights read from the mapped file.
     """
 
     facts: EngineFacts
     resident: dict[str, Footprint]
+    mapped: int
     width: int
     embedding_width: int
 
@@ -132,6 +134,7 @@ class Engine:
         self._backend = backend
         self.facts = backend.facts
         self.resident = backend.resident
+        self.mapped = backend.mapped
         self._random_seed = random_seed
         self._reader = PromptReader(backend, self.facts.vocabulary, self.facts.context, now)
         self._scheduler = Scheduler(self.facts.slots, self.facts.context, backend.width)

@@ -18,10 +18,11 @@ from router.engine import sampling
 from router.engine.batch import DecodeFailed, EngineError, EngineFacts, Matrix, Sampler, Tokens, Work
 from router.engine.llama_batch import Batch
 from router.engine.llama_log import complaint, forget_complaints, llama
-from router.engine.llama_memory import footprints
+from router.engine.llama_memory import breakdown, copies_mapped, footprints, mapped, touched
 from router.engine.llama_params import Traits, context_params, model_params, traits
 from router.engine.llama_sampling import LlamaSampler
 from router.engine.llama_vocabulary import LlamaVocabulary
+from router.engine.private import let_go, private_bytes
 
 _INVALID_BATCH, _NO_ROOM = -1, 1
 
@@ -50,26 +51,48 @@ def load(path: str, options: EngineOptions, progress: Callable[[float], None]) -
     model = _load_model(path, params)
     try:
         kind = traits(model)
-        return LlamaBackend(model, _new_context(model, options, kind), options, kind)
+        context = _new_context(model, options, kind)
+        outputs = kind.output_bytes(options, llama.llama_model_n_embd_out(model))
+        return LlamaBackend(model, context, options, kind, _held(path, context, outputs))
     except BaseException:
         llama.llama_model_free(model)
         raise
 
 
 def dry_run(path: str, options: EngineOptions) -> dict[str, Footprint]:
-    """What a load would allocate, by llama.cpp's own planning; about 0.1 s. Raises EngineError."""
+    """
+    What a load would hold, by device name; about 0.1 s. Raises EngineError.
+
+    Buffers by llama.cpp's own planning; the host's overhead is what this process holds by itself while model
+    and context stand without weights: interpreter, vocabulary, graphs. Not counted: files that are mapped.
+    """
     params = model_params(options)
     params.no_alloc = True
     params.load_mode = llama.LLAMA_LOAD_MODE_NONE
     model = _load_model(path, params)
     try:
-        context = _new_context(model, options, traits(model))
+        kind = traits(model)
+        context = _new_context(model, options, kind)
         try:
-            return footprints(context)
+            outputs = kind.output_bytes(options, llama.llama_model_n_embd_out(model))
+            return footprints(breakdown(context), outputs, max(private_bytes() - outputs, 0))
         finally:
             llama.llama_free(context)
     finally:
         llama.llama_model_free(model)
+
+
+def _held(path: str, context: Any, outputs: int) -> tuple[dict[str, Footprint], int]:
+    """
+    What a load holds, counted as `dry_run` counts: the process's own memory is what its buffers do not take.
+
+    And the bytes of the weights that are mapped.
+    """
+    buffers = breakdown(context)
+    if copies_mapped(buffers):
+        let_go(Path(path))
+    overhead = max(private_bytes() - touched(buffers) - outputs, 0)
+    return footprints(buffers, outputs, overhead), mapped(buffers)
 
 
 def _load_model(path: str, params: Any) -> Any:
@@ -93,7 +116,14 @@ def _new_context(model: Any, options: EngineOptions, kind: Traits) -> Any:
 class LlamaBackend(LlamaVocabulary):
     """Implements `router.engine.engine.Backend`. Owns model and context; `close` frees them."""
 
-    def __init__(self, model: Any, context: Any, options: EngineOptions, kind: Traits) -> None:
+    def __init__(
+        self,
+        model: Any,
+        context: Any,
+        options: EngineOptions,
+        kind: Traits,
+        held: tuple[dict[str, Footprint], int],
+    ) -> None:
         super().__init__(model)
         self._model = model
         self._context = context
@@ -105,7 +135,7 @@ class LlamaBackend(LlamaVocabulary):
         self.width: int = llama.llama_n_batch(context)
         self.embedding_width = min(self.width, kind.embedding_width(options))
         self._batch = Batch(self.width)
-        self.resident = footprints(context)
+        self.resident, self.mapped = held
         # A model with learnt positions has none beyond those it was trained with, and would abort.
         positions = llama.llama_model_n_ctx_train(model) if kind.whole else options.context
         self.facts = EngineFacts(

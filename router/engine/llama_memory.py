@@ -3,24 +3,30 @@ What llama.cpp's buffers hold, by its own account, for a real context and for on
 
 The one rule: a C++ map is read here by its layout, so nothing is believed before it was checked; whoever
 asks gets EngineError, and falls back on the formula, when the build does not look as expected.
+
+Each byte is counted once. A CPU build maps the file and copies some types (Q4_0, Q4_K) into a layout of its
+own: llama.cpp reports the whole mapping *and* the copy; here the mapping counts for the tensors still read
+from it, which is what a dry run says as well. The buffer of the logits, which llama.cpp's breakdown leaves
+out, is counted as compute of the host.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from router.domain.models import Footprint
 from router.engine.batch import EngineError
+from router.engine.llama_devices import HOST, device_of, function, library
 from router.engine.llama_log import llama
 
 _ctypes = llama.ctypes
 _SYMBOL = "_Z26llama_get_memory_breakdownPK13llama_context"
-_GPU_TYPES = (1, 2)  # ggml_backend_dev_type: GPU, IGPU
-_MOST_BUFFER_TYPES = 64
+_TENSORS = "_Z29llama_internal_get_tensor_mapB5cxx11PK11llama_model"
+_MAPPED = "CPU_Mapped"
+_MOST_TENSORS = 1 << 20
 
 
 class _Node(_ctypes.Structure):  # type: ignore[misc, name-defined]
@@ -50,12 +56,34 @@ class _Map(_ctypes.Structure):  # type: ignore[misc, name-defined]
     )
 
 
+class _Entry(_ctypes.Structure):  # type: ignore[misc, name-defined]
+    """An element of libstdc++'s std::vector<std::pair<std::string, ggml_tensor *>>."""
+
+    _fields_ = (
+        ("name", _ctypes.c_char_p),
+        ("length", _ctypes.c_size_t),
+        ("short_name", _ctypes.c_char * 16),
+        ("tensor", _ctypes.c_void_p),
+    )
+
+
+class _Vector(_ctypes.Structure):  # type: ignore[misc, name-defined]
+    _fields_ = (("begin", _ctypes.c_size_t), ("end", _ctypes.c_size_t), ("capacity", _ctypes.c_size_t))
+
+
+class _Tensor(_ctypes.Structure):  # type: ignore[misc, name-defined]
+    """The beginning of a ggml_tensor."""
+
+    _fields_ = (("type", _ctypes.c_int), ("buffer", _ctypes.c_void_p))
+
+
 @dataclass(frozen=True, slots=True)
 class Buffers:
     """Bytes of one buffer type."""
 
     name: str
-    on_device: bool
+    device: str
+    """Whose memory it is: "gpu0", "gpu1" or "host"."""
     model: int
     context: int
     compute: int
@@ -68,30 +96,85 @@ def breakdown(context: Any) -> tuple[Buffers, ...]:
     buffers = tuple(_walk(map_.root))
     if len(buffers) != map_.count or not buffers:
         raise EngineError("This build's memory breakdown has another layout than expected.")
-    return buffers
+    model = llama.llama_get_model(context)
+    return tuple(replace(b, model=_still_read(model, b)) if b.name == _MAPPED else b for b in buffers)
 
 
-def footprints(context: Any) -> dict[str, Footprint]:
-    """By device name: bytes on the first GPU, or on the host in a build that offloads nothing."""
-    offloads = llama.llama_supports_gpu_offload()
-    buffers = [b for b in breakdown(context) if b.on_device or not offloads]
-    held = Footprint(
-        weights=sum(b.model for b in buffers),
-        kv_cache=sum(b.context for b in buffers),
-        compute=sum(b.compute for b in buffers),
-    )
-    return {"gpu0" if offloads else "host": held}
+def footprints(buffers: tuple[Buffers, ...], outputs: int = 0, overhead: int = 0) -> dict[str, Footprint]:
+    """
+    By device name. What a GPU's driver takes beside the buffers is not known here, and 0.
+
+    `outputs` and `overhead` are bytes of the host: the rows of logits, and what the process holds besides.
+    """
+    held = {buffer.device: Footprint() for buffer in buffers} | {HOST: Footprint(0, 0, outputs, overhead)}
+    for buffer in buffers:
+        so_far = held[buffer.device]
+        held[buffer.device] = Footprint(
+            weights=so_far.weights + buffer.model,
+            kv_cache=so_far.kv_cache + buffer.context,
+            compute=so_far.compute + buffer.compute,
+            overhead=so_far.overhead,
+        )
+    return {device: held[device] for device in sorted(held) if held[device].total}
+
+
+def copies_mapped(buffers: tuple[Buffers, ...]) -> bool:
+    """Whether weights were copied out of the mapped file into host memory: then their originals are idle."""
+    names = {buffer.name for buffer in buffers if buffer.device == HOST and buffer.model}
+    return _MAPPED in names and len(names) > 1
+
+
+def mapped(buffers: tuple[Buffers, ...]) -> int:
+    """Bytes of the weights that are read from the mapped file."""
+    return sum(buffer.model for buffer in buffers if buffer.name == _MAPPED)
+
+
+def touched(buffers: tuple[Buffers, ...]) -> int:
+    """Bytes of ordinary host memory that a load has written: copied weights and the cleared KV cache."""
+    ours = [b for b in buffers if b.name.startswith("CPU") or b.name == "AMX"]
+    return sum(b.context + (0 if b.name == _MAPPED else b.model) for b in ours)
+
+
+def _still_read(model: Any, buffers: Buffers) -> int:
+    """Bytes of the tensors that are read from the mapped file, padded as a dry run pads them."""
+    name_of = function("ggml_backend_buft_name", _ctypes.c_char_p, _ctypes.c_void_p)
+    type_of = function("ggml_backend_buffer_get_type", _ctypes.c_void_p, _ctypes.c_void_p)
+    align = function("ggml_backend_buft_get_alignment", _ctypes.c_size_t, _ctypes.c_void_p)
+    size_of = function("ggml_nbytes", _ctypes.c_size_t, _ctypes.c_void_p)
+    total = 0
+    for tensor in _tensors(model):
+        held_by = _Tensor.from_address(tensor).buffer
+        kind = type_of(held_by) if held_by else None
+        if kind and name_of(kind) == _MAPPED.encode():
+            step = align(kind) or 1
+            total += -(-size_of(tensor) // step) * step
+    # A mapping covers what lies between its tensors, too; and a build of another layout tells nonsense.
+    return total if 0 < total <= buffers.model else buffers.model
+
+
+def _tensors(model: Any) -> list[int]:
+    """Pointers to the model's tensors; none where the build does not look as expected."""
+    try:
+        vector = _Vector.from_address(
+            function(_TENSORS, _ctypes.c_void_p, _ctypes.c_void_p, of="llama")(model)
+        )
+    except AttributeError:
+        return []
+    count, rest = divmod(vector.end - vector.begin, _ctypes.sizeof(_Entry))
+    if rest or not 0 < count < _MOST_TENSORS:
+        return []
+    return [entry.tensor for entry in (_Entry * count).from_address(vector.begin)]
 
 
 @functools.cache
 def _breakdown_function() -> Any:
     try:
-        function = getattr(_library("llama"), _SYMBOL)
+        found = getattr(library("llama"), _SYMBOL)
     except AttributeError as error:
         raise EngineError("This build of llama.cpp does not tell its memory breakdown.") from error
     # A class that is returned by value comes back through a hidden first pointer.
-    function.argtypes, function.restype = [_ctypes.c_void_p, _ctypes.c_void_p], _ctypes.c_void_p
-    return function
+    found.argtypes, found.restype = [_ctypes.c_void_p, _ctypes.c_void_p], _ctypes.c_void_p
+    return found
 
 
 def _walk(node: Any) -> Iterator[Buffers]:
@@ -103,30 +186,6 @@ def _walk(node: Any) -> Iterator[Buffers]:
 
 
 def _buffers(node: _Node) -> Buffers:
-    ggml = _library("ggml-base")
-    ggml.ggml_backend_buft_name.restype = _ctypes.c_char_p
-    ggml.ggml_backend_buft_name.argtypes = [_ctypes.c_void_p]
-    ggml.ggml_backend_buft_is_host.restype = _ctypes.c_bool
-    ggml.ggml_backend_buft_is_host.argtypes = [_ctypes.c_void_p]
-    ggml.ggml_backend_buft_get_device.restype = _ctypes.c_void_p
-    ggml.ggml_backend_buft_get_device.argtypes = [_ctypes.c_void_p]
-    ggml.ggml_backend_dev_type.argtypes = [_ctypes.c_void_p]
-    device = ggml.ggml_backend_buft_get_device(node.buffer_type)
-    on_device = (
-        not ggml.ggml_backend_buft_is_host(node.buffer_type)
-        and device is not None
-        and ggml.ggml_backend_dev_type(device) in _GPU_TYPES
-    )
-    name = ggml.ggml_backend_buft_name(node.buffer_type).decode()
-    return Buffers(name, on_device, node.model, node.context, node.compute)
-
-
-@functools.cache
-def _library(name: str) -> Any:
-    """One of the shared libraries that are loaded already."""
-
-    folder = Path(llama.__file__).parent / "lib"
-    found = sorted(folder.glob(f"*{name}.*"))
-    if not found:
-        raise EngineError(f"The library {name} is not beside the bindings.")
-    return _ctypes.CDLL(str(found[0]))
+    name_of = function("ggml_backend_buft_name", _ctypes.c_char_p, _ctypes.c_void_p)
+    name = name_of(node.buffer_type).decode()
+    return Buffers(name, device_of(node.buffer_type), node.model, node.context, node.compute)

@@ -13,6 +13,7 @@ from typing import Any
 
 from router.domain.models import EngineOptions
 from router.engine.batch import EngineError
+from router.engine.llama_devices import pointers
 from router.engine.llama_log import llama
 
 _EMBEDDING_BYTES = 8 * 2**20
@@ -39,6 +40,14 @@ class Traits:
     def whole(self) -> bool:
         """An input must be in one micro-batch: it is pooled or read in both directions."""
         return self.pools or not self.causal
+
+    def output_bytes(self, options: EngineOptions, width: int) -> int:
+        """
+        The buffer of the results right after a load: a row of logits for every slot.
+
+        `width`: elements of an embedding. Embedding with a model that generates makes it grow once.
+        """
+        return 4 * options.slots * (self.vocabulary + (width if self.whole else 0))
 
     def embedding_width(self, options: EngineOptions) -> int:
         """Tokens of one embedding step."""
@@ -69,7 +78,25 @@ def traits(model: Any) -> Traits:
 def model_params(options: EngineOptions) -> Any:
     params = llama.llama_model_default_params()
     params.n_gpu_layers = options.gpu_layers
+    if options.devices:
+        _place(params, options)
     return params
+
+
+def _place(params: Any, options: EngineOptions) -> None:
+    """Name the devices, so that llama.cpp touches no other: even an idle one would cost its CUDA context."""
+    devices = pointers(options.devices)
+    params.devices = llama.ctypes.cast(devices, llama.ctypes.c_void_p)
+    # The arrays must live as long as the parameters that point to them.
+    params.kept_alive = [devices]
+    if len(devices) <= 2:  # one, and the null behind it
+        params.split_mode, params.main_gpu = llama.LLAMA_SPLIT_MODE_NONE, 0
+        return
+    params.split_mode = llama.LLAMA_SPLIT_MODE_LAYER
+    if options.split:
+        shares = (llama.ctypes.c_float * max(llama.llama_max_devices(), len(options.split)))(*options.split)
+        params.tensor_split = llama.ctypes.cast(shares, llama.ctypes.POINTER(llama.ctypes.c_float))
+        params.kept_alive.append(shares)
 
 
 def context_params(options: EngineOptions, traits: Traits) -> Any:

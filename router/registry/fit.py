@@ -6,12 +6,12 @@ The one rule: a model that is too large marks itself; pins that are too large to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from router.domain.errors import RegistryInvalid
-from router.domain.memory import Bytes, lacking, left, plus
+from router.domain.memory import Bytes, fits, lacking, left, plus
 from router.domain.models import LocalModel
 from router.registry.loader import Registry
 from router.registry.memory import show
@@ -21,22 +21,35 @@ def judge(registry: Registry) -> Registry:
     """
     The registry with `problem` set on each model that cannot fit, and a warning for it.
 
+    Also warns of models that fit, but not as an operator would wish (split, partly in host memory).
     Raises RegistryInvalid when the pinned models together pass a budget.
     """
     pinned = [model for model in registry.models.values() if model.pinned and model.problem is None]
-    held = plus(*(model.placements[0].bytes for model in pinned))
+    held = _together(pinned, registry.budgets)
     if over := lacking(held, registry.budgets):
         device = next(iter(over))
         raise RegistryInvalid(
             [registry.say(m.name, _too_many_pins(m, device, held, registry.budgets)) for m in pinned]
         )
     judged = {name: _judged(model, registry.budgets, held) for name, model in registry.models.items()}
-    new = [
-        registry.say(name, after.problem)
-        for name, after in judged.items()
-        if after.problem and registry.models[name].problem is None
-    ]
+    new = [registry.say(name, said) for name, after in judged.items() for said in _news(registry, after)]
     return registry.with_models(judged, new)
+
+
+def _news(registry: Registry, after: LocalModel) -> list[str]:
+    if after.problem is not None:
+        return [after.problem] if registry.models[after.name].problem is None else []
+    return [after.placements[0].warning] if after.placements[0].warning else []
+
+
+def _together(pinned: Sequence[LocalModel], budgets: Bytes) -> dict[str, int]:
+    """What the pinned ones hold when each takes the first place that the others leave."""
+    held: dict[str, int] = {}
+    for model in pinned:
+        room = left(budgets, held)
+        way = next((way for way in model.placements if fits(way.bytes, room)), model.placements[0])
+        held = plus(held, way.bytes)
+    return held
 
 
 def _judged(model: LocalModel, budgets: Mapping[str, int], held: Bytes) -> LocalModel:

@@ -6,6 +6,7 @@ The one rule: what is wrong in the text raises; what is wrong with a model's fil
 
 from __future__ import annotations
 
+import functools
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from pydantic import ValidationError
 from router.domain.errors import RegistryInvalid
 from router.domain.models import (
     ALL_LAYERS,
+    AUTO_LAYERS,
     EngineOptions,
     Footprint,
     Limits,
@@ -32,7 +34,7 @@ from router.registry import beyond, document, explain, files, memory, names, qua
 from router.registry.document import Document, DocumentInvalid, Position, Problem
 from router.registry.document import Path as KeyPath
 from router.registry.memory import Memory
-from router.sizing import estimate, gguf
+from router.sizing import estimate, gguf, placement
 from router.sizing.devices import Device
 
 DEFAULT_CONTEXT = 4096
@@ -80,6 +82,8 @@ class Registry:
     upstreams: Mapping[str, Upstream] = field(default_factory=dict)
     """Cloud entries, then the models of peers as `peer/model`."""
     routes: Mapping[str, Route] = field(default_factory=dict)
+    linked: bool = False
+    """The GPUs are connected by NVLink."""
 
     def with_models(self, models: Mapping[str, LocalModel], warnings: Sequence[str] = ()) -> Registry:
         """The same registry with other values for its models, and more to warn of."""
@@ -157,7 +161,8 @@ class _Load:
             path=self._path,
             models=MappingProxyType(models),
             aliases=MappingProxyType(aliases),
-            budgets={share.device.name: share.budget},
+            budgets=share.budgets,
+            linked=share.linked,
             keys=tuple(_key(key, aliases) for key in written.keys or ()),
             limits=limits,
             warnings=tuple(w.line(str(self._path)) for w in document.in_order(self._warnings)),
@@ -199,8 +204,8 @@ class _Load:
         except ValueError as error:
             self._problem(path, str(error))
             raise _invalid(self._path, self._problems) from error
-        if chosen.warning:
-            self._warn(path, chosen.warning)
+        for warning in chosen.warnings:
+            self._warn(path, warning)
         return chosen
 
     def _check_beyond(
@@ -239,7 +244,7 @@ class _Load:
         card = gguf.card(file.header) if file.header else ModelCard()
         said = _Said(model, defaults)
         engine = self._engine(name, said, card)
-        engine, placements = self._placed(name, said, engine, file.header, share)
+        engine, placements = self._placed(name, said, engine, file, share)
         if reason := quality.warning(card.quantization, model.quality):
             self._warn(("models", name, "quality"), reason)
         return LocalModel(
@@ -276,23 +281,19 @@ class _Load:
         return msgspec.structs.replace(EngineOptions(context=context), **chosen)
 
     def _placed(
-        self, name: str, said: _Said, engine: EngineOptions, header: gguf.Header | None, share: Memory
+        self, name: str, said: _Said, engine: EngineOptions, file: files.ModelFile, share: Memory
     ) -> tuple[EngineOptions, tuple[Placement, ...]]:
-        """Which layers go where, and the bytes that this takes of the device."""
-        gpu = share.device.kind == "cuda"
+        """What the registry means by `gpu_layers`, and by the formula the ways to hold the model."""
         layers = said.chosen("gpu_layers").get("gpu_layers", "auto")
-        if not gpu:
-            if isinstance(layers, int) and layers > 0:
-                self._warn(("models", name), f"gpu_layers has no effect: {share.device.name} is no GPU")
-            # Served from host memory beside a GPU: nothing may go there that nobody counts.
-            layers = 0 if any(d.kind == "cuda" for d in self._devices) else ALL_LAYERS
-        elif layers == "all" or header is None:
-            layers = ALL_LAYERS
-        elif layers == "auto":
-            layers = estimate.layers_that_fit(header, engine, share.budget, gpu=True)
-        engine = msgspec.structs.replace(engine, gpu_layers=layers)
-        footprint = estimate.formula(header, engine, gpu=gpu) if header else Footprint()
-        return engine, (Placement(engine, {share.device.name: footprint}),)
+        if isinstance(layers, int) and layers > 0 and not share.has_gpu:
+            self._warn(("models", name), "gpu_layers has no effect: there is no GPU among the devices")
+        engine = msgspec.structs.replace(engine, gpu_layers=_meant(layers))
+        if file.header is None:
+            nowhere = msgspec.structs.replace(engine, gpu_layers=0)
+            return engine, (Placement(nowhere, {next(iter(share.budgets)): Footprint()}),)
+        size = functools.partial(estimate.footprints, file.header)
+        blocks = file.header.number("block_count")
+        return engine, placement.settle(placement.plan(engine, blocks, share.budgets, share.linked), size)
 
     def _place(self, name: str) -> str:
         position = self._text.key("models", name)
@@ -327,6 +328,13 @@ class _Said:
             if "ttl" in section.model_fields_set:
                 return section.ttl
         return DEFAULT_TTL
+
+
+def _meant(layers: int | str) -> int:
+    """The number for `gpu_layers`."""
+    if isinstance(layers, int):
+        return layers
+    return AUTO_LAYERS if layers == "auto" else ALL_LAYERS
 
 
 def _as_written(model: schema.Model, defaults: schema.Engine | None) -> str:

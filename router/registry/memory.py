@@ -1,5 +1,5 @@
 """
-Whose memory the models share and how much of it: the device and its budget.
+Whose memory the models share and how much of it: the devices and their budgets.
 
 The one rule: what was detected is a fact, what was declared is the operator's word, and a share needs a fact.
 """
@@ -17,22 +17,43 @@ from router.sizing.devices import Device
 AUTO = "auto"
 HOST = "host"
 _SHARES = {"cuda": Share(0.8), "cpu": Share(0.5)}
+_GPU = re.compile(r"gpu(0|[1-9][0-9]{0,2})")
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """`budget` is bytes of `device` that models may hold. `warning` is for the operator."""
+    """`budgets`: bytes of each device that models may hold, GPUs first. `warnings` are for the operator."""
 
-    device: Device
-    budget: int
-    warning: str | None = None
+    budgets: Mapping[str, int]
+    linked: bool = False
+    """The GPUs are connected by NVLink."""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def has_gpu(self) -> bool:
+        return any(device != HOST for device in self.budgets)
 
 
 def choose(found: Sequence[Device], declared: Mapping[str, schema.Device] | None) -> Memory:
-    """The declared device, else the first GPU, else the host. Raises ValueError with the reason."""
-    for name, device in (declared or {}).items():
-        return _declared(found, name, device.budget)
-    return _default(found)
+    """
+    The declared devices, else all that were found. Raises ValueError with the reason.
+
+    Beside a GPU the host always has a budget: a model that is partly or wholly offloaded takes some of it.
+    """
+    if not found and not declared:
+        raise ValueError("no device was found: declare one with a budget in bytes")
+    wanted = _named(found, declared) if declared else {d.name: _SHARES[d.kind] for d in found}
+    budgets: dict[str, int] = {}
+    warnings: list[str] = []
+    for name, budget in wanted.items():
+        device = next((d for d in found if d.name == name), None)
+        budgets[name] = _bytes(found, name, budget)
+        warnings += _doubts(found, device, name, budgets[name])
+    host = next((d for d in found if d.name == HOST), None)
+    if HOST not in budgets and host is not None:
+        budgets[HOST] = _bytes(found, HOST, _SHARES["cpu"])
+    linked = all(d.linked for d in found if d.name in budgets and d.kind == "cuda")
+    return Memory(dict(sorted(budgets.items(), key=_gpus_first)), linked, tuple(warnings))
 
 
 def show(size: int) -> str:
@@ -40,32 +61,41 @@ def show(size: int) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
-def _default(found: Sequence[Device]) -> Memory:
-    device = _first(found)
-    return Memory(device, _bytes(device, _SHARES[device.kind]))
+def _named(found: Sequence[Device], declared: Mapping[str, schema.Device]) -> dict[str, int | Share]:
+    """`auto` is the first GPU; without one it is the host, and nothing where the host is declared as well."""
+    wanted = {name: device.budget for name, device in declared.items() if name != AUTO}
+    if AUTO in declared:
+        gpu = next((device.name for device in found if device.kind == "cuda"), None)
+        if gpu in wanted:
+            raise ValueError(f"auto is {gpu} here, which has a budget of its own")
+        if gpu is not None or HOST not in wanted:
+            wanted[gpu or HOST] = declared[AUTO].budget
+    strange = [name for name in wanted if name != HOST and not _GPU.fullmatch(name)]
+    if strange:
+        raise ValueError(f"expected gpu0, gpu1, ..., host or auto, got {strange[0]}")
+    return wanted
 
 
-def _declared(found: Sequence[Device], name: str, budget: int | Share) -> Memory:
-    device = _first(found) if name == AUTO else next((d for d in found if d.name == name), None)
-    if device is not None:
-        size = _bytes(device, budget)
-        over = f"the budget ({show(size)}) is more than {device.name} has ({show(device.total)})"
-        return Memory(device, size, over if size > device.total else None)
-    names = ", ".join(d.name for d in found) or "none"
-    if isinstance(budget, Share):
+def _bytes(found: Sequence[Device], name: str, budget: int | Share) -> int:
+    if not isinstance(budget, Share):
+        return budget
+    device = next((d for d in found if d.name == name), None)
+    if device is None:
+        names = ", ".join(d.name for d in found) or "none"
         raise ValueError(f"a share needs a device that was found; there is no {name} here, only: {names}")
-    gpu = re.fullmatch(r"(gpu|cuda)[0-9]*", name)
-    if name == HOST:  # there always is one; beside a GPU it is not detected
-        return Memory(Device(name, "cpu", budget, budget), budget)
-    unseen = f"{name} was not found here (only: {names}); its budget is taken on trust"
-    return Memory(Device(name, "cuda" if gpu else "cpu", budget, budget), budget, unseen)
+    return int(device.total * budget.of_total)
 
 
-def _first(found: Sequence[Device]) -> Device:
-    if not found:
-        raise ValueError("no device was found: declare one with a budget in bytes")
-    return next((device for device in found if device.kind == "cuda"), found[0])
+def _doubts(found: Sequence[Device], device: Device | None, name: str, budget: int) -> list[str]:
+    if device is not None:
+        over = f"the budget ({show(budget)}) is more than {name} has ({show(device.total)})"
+        return [over] if budget > device.total else []
+    if name == HOST:  # there always is one, whether or not it was looked for
+        return []
+    names = ", ".join(d.name for d in found) or "none"
+    return [f"{name} was not found here (only: {names}); its budget is taken on trust"]
 
 
-def _bytes(device: Device, budget: int | Share) -> int:
-    return int(device.total * budget.of_total) if isinstance(budget, Share) else budget
+def _gpus_first(item: tuple[str, int]) -> tuple[bool, int]:
+    name, _ = item
+    return (name == HOST, 0 if name == HOST else int(name[3:]))

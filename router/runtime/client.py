@@ -27,9 +27,12 @@ _PATIENCE_WITH_WORK = 10
 class WorkerClient:
     """One loaded worker. Made by the launcher once `Loaded` has come; it takes over the process's events."""
 
-    def __init__(self, process: WorkerProcess, facts: EngineFacts, resident: dict[str, Footprint]) -> None:
+    def __init__(
+        self, process: WorkerProcess, facts: EngineFacts, resident: dict[str, Footprint], mapped: int = 0
+    ) -> None:
         self.facts = facts
         self.resident = resident
+        self.mapped = mapped
         self.pid = process.pid
         self.gauges = EngineGauges()
         self._process = process

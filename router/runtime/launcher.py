@@ -92,6 +92,10 @@ class ProcessLauncher:
         """The engine's build: part of the key under which dry runs are kept. Raises LoadFailed."""
         return await self._probe.build()
 
+    async def offloads(self) -> bool:
+        """Whether the engine was built for a GPU. Raises LoadFailed."""
+        return await self._probe.offloads()
+
     async def _load(
         self, process: WorkerProcess, model: LocalModel, placement: Placement, progress: Progress
     ) -> WorkerClient:
@@ -106,7 +110,7 @@ class ProcessLauncher:
         self._observe(model, "weights", began)
         size = together(loaded.resident.values()).total
         log.info("worker ready", instance=process.instance, pid=process.pid, bytes=size)
-        return WorkerClient(process, loaded.facts, loaded.resident)
+        return WorkerClient(process, loaded.facts, loaded.resident, loaded.mapped)
 
     def _observe(self, model: LocalModel, phase: str, began: float) -> None:
         self._metrics.observe_load(model.name, phase, time.monotonic() - began)

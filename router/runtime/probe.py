@@ -35,6 +35,7 @@ class Probe:
         self._starting: asyncio.Future[WorkerProcess] | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._build: str | None = None
+        self._offloads = False
 
     async def build(self) -> str:
         """The engine's build, as a worker of this installation says it. Raises LoadFailed."""
@@ -42,6 +43,11 @@ class Probe:
             await self._alive()
         assert self._build is not None
         return self._build
+
+    async def offloads(self) -> bool:
+        """Whether that build can use a GPU. Raises LoadFailed."""
+        await self.build()
+        return self._offloads
 
     async def dry_run(self, path: str, options: EngineOptions) -> tuple[dict[str, Footprint] | None, str]:
         """The footprints by device name, or None and the reason: also when the question crashed or froze the process."""
@@ -86,7 +92,7 @@ class Probe:
         process.on_gone = lambda: self._on_gone(process)
         self._process = process
         assert process.hello is not None
-        self._build = process.hello.build
+        self._build, self._offloads = process.hello.build, process.hello.gpu_offload
         self._rest()
         return process
 

@@ -41,7 +41,8 @@ def worker_environment(outer: Mapping[str, str]) -> dict[str, str]:
     """What a worker may see of the gateway's environment: no credential reaches it (G19)."""
     kept = {k: v for k, v in outer.items() if _ALLOWED.fullmatch(k) and not _SECRET.search(k)}
     # With a debugger installed ggml runs it on itself when it aborts, and the worker does not die.
-    return {**kept, "GGML_NO_BACKTRACE": "1"}
+    # CUDA numbers GPUs by speed unless told otherwise; NVML and our names go by the bus.
+    return {**kept, "GGML_NO_BACKTRACE": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 class WorkerProcess:

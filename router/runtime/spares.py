@@ -74,6 +74,11 @@ class Spares:
         """Process ids of the workers that are ready to be taken."""
         return tuple(process.pid for process in self._idle)
 
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Every worker process that lives, loaded or not."""
+        return tuple(process.pid for process in self._all)
+
     def own(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run something that belongs to a worker for as long as the house stands."""
         return self._tasks.create_task(work, name=name)

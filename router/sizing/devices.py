@@ -2,12 +2,11 @@
 What memory there is: the GPUs that NVML shows, else the host's own.
 
 The one rule: detection never fails. A driver that is missing or broken is a machine without a GPU; a limit
-that cannot be read is no limit. Only this file imports NVML, and only when it looks.
+that cannot be read is no limit. The driver itself is asked in `nvml`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,10 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import psutil
+
+from router.sizing.nvml import Board, Driver
+
+__all__ = ["Board", "Device", "Machine", "detect", "gpus", "host"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +28,10 @@ class Device:
     kind: Literal["cuda", "cpu"]
     total: int
     free: int
-
-
-@dataclass(frozen=True, slots=True)
-class Board:
-    """One GPU as the driver lists it."""
-
-    uuid: str
-    total: int
-    free: int
+    uuid: str = ""
+    """The driver's name of a GPU."""
+    linked: bool = False
+    """A GPU with an NVLink that is up."""
 
 
 class Machine(Protocol):
@@ -52,18 +50,19 @@ def detect(
     root: Path = Path("/"),
 ) -> tuple[Device, ...]:
     """
-    The GPUs that CUDA will see, numbered as it numbers them; without any, the host. Never empty.
+    The GPUs that CUDA will see, numbered as it numbers them, and behind them the host.
 
     The arguments are for tests: the driver, the host's memory, the environment and where /proc and /sys lie.
     """
-    return gpus((boards or nvml_boards)(), environment) or (host(machine(), root),)
+    return (*gpus((boards or Driver().boards)(), environment), host(machine(), root))
 
 
 def gpus(boards: tuple[Board, ...], environment: Mapping[str, str]) -> tuple[Device, ...]:
     """The boards that CUDA_VISIBLE_DEVICES leaves, in its order."""
     visible = _visible(boards, environment.get("CUDA_VISIBLE_DEVICES"))
     return tuple(
-        Device(f"gpu{number}", "cuda", board.total, board.free) for number, board in enumerate(visible)
+        Device(f"gpu{number}", "cuda", board.total, board.free, board.uuid, board.linked)
+        for number, board in enumerate(visible)
     )
 
 
@@ -74,23 +73,6 @@ def host(machine: Machine, root: Path = Path("/")) -> Device:
         total = min(total, limit)
         free = min(free, max(limit - used, 0))
     return Device("host", "cpu", total, free)
-
-
-def nvml_boards() -> tuple[Board, ...]:
-    """What the NVIDIA driver says; nothing without one."""
-    try:
-        import pynvml
-    except ImportError:
-        return ()
-    boards: list[Board] = []
-    with contextlib.suppress(pynvml.NVMLError):
-        pynvml.nvmlInit()
-        for number in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(number)
-            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-            boards.append(Board(str(pynvml.nvmlDeviceGetUUID(handle)), int(memory.total), int(memory.free)))
-        pynvml.nvmlShutdown()
-    return tuple(boards)
 
 
 def _visible(boards: tuple[Board, ...], variable: str | None) -> Iterator[Board]:

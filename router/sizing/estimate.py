@@ -8,15 +8,25 @@ replaces them).
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from router.domain.models import ALL_LAYERS, EngineOptions, Footprint
+from router.domain.models import EngineOptions, Footprint
 from router.sizing import kv_cache
-from router.sizing.gguf import Header, TensorInfo, card
+from router.sizing.gguf import Header, LongArray, TensorInfo, card
 
 CUDA_PROCESS = 600 * 2**20
 """What a process holds on the device beside llama.cpp's buffers: 590 MiB were seen on an H100."""
+
+CUDA_LIBRARIES = 256 * 2**20
+"""What the same process holds of the host's memory for the driver's libraries."""
+HOST_PROCESS = 48 * 2**20
+"""Private memory of a worker beside llama.cpp's buffers; 39 MiB were seen, and 123 bytes a token of vocabulary."""
+_BYTES_A_WORD = 160
+HOST = "host"
 
 # Head sizes that the fused attention kernels know; for others `auto` may fall back to plain attention.
 _FUSED_HEADS = frozenset((40, 64, 72, 80, 96, 112, 128, 192, 256, 512, 576))
@@ -40,66 +50,75 @@ class _Shares:
     layers: tuple[int, ...]
     output: int
     """Includes the token embeddings where they serve as output, too."""
+    inputs: int
+    """Stays on the host, whatever is offloaded."""
 
 
-def formula(
-    header: Header, options: EngineOptions, *, gpu: bool = False, windowed: bool = False
-) -> Footprint:
+def formula(header: Header, options: EngineOptions, *, windowed: bool = False) -> Footprint:
     """
-    Bytes on the device that the model is served on.
+    llama.cpp's buffers when all of them are in one memory, the host's; `gpu_layers` means nothing.
 
-    `gpu=False`: everything is in host memory and `gpu_layers` means nothing. `gpu=True`: only what is on the
-    device. As in llama.cpp, `options.gpu_layers` counts the output as a layer and takes the last ones first.
     `windowed`: whether sliding layers keep only their window (llama.cpp without `swa_full`).
     """
     kept = [kv_cache.layer_bytes(layer, options, windowed=windowed) for layer in kv_cache.layers(header)]
-    if not gpu:
-        weights = sum(tensor.bytes for tensor in header.tensors)
-        logits = _vocabulary(header) * options.slots * 4
-        return Footprint(weights, sum(kept), _compute(header, options) + logits)
+    weights = sum(tensor.bytes for tensor in header.tensors)
+    logits = _vocabulary(header) * options.slots * 4
+    return Footprint(weights, sum(kept), _compute(header, options) + logits)
+
+
+def footprints(header: Header, options: EngineOptions) -> dict[str, Footprint]:
+    """
+    By device name, of a model that is placed: `gpu_layers`, `devices` and `split` are resolved.
+
+    Counted as the engine runs it: sliding layers keep their window only.
+    """
+    gpus = [device for device in options.devices if device != HOST]
+    if not gpus or options.gpu_layers == 0:
+        held = formula(header, options, windowed=True)
+        return {HOST: Footprint(held.weights, held.kv_cache, held.compute, _process(header))}
+    return _offloaded(header, options, gpus)
+
+
+def _offloaded(header: Header, options: EngineOptions, gpus: Sequence[str]) -> dict[str, Footprint]:
+    """As in llama.cpp, `gpu_layers` counts the output as a layer and takes the last ones first."""
+    kept = [kv_cache.layer_bytes(layer, options, windowed=True) for layer in kv_cache.layers(header)]
     shares = _shares(header, len(kept))
     count = _on_device(options.gpu_layers, len(kept))
     first = len(kept) + 1 - count
-    return Footprint(
-        weights=sum(shares.layers[first:]) + (shares.output if count else 0),
-        kv_cache=sum(kept[first:]),
-        compute=_compute(header, options) + _staging(shares, first, count),
-        overhead=CUDA_PROCESS,
-    )
+    weights, cache = [0] * len(gpus), [0] * len(gpus)
+    for layer in range(first, len(kept) + 1):
+        place = _device_of((layer - first) / count, options.split, len(gpus))
+        weights[place] += [*shares.layers, shares.output][layer]
+        cache[place] += [*kept, 0][layer]
+    compute, staging = _compute(header, options), _staging(shares, first, count)
+    found = {
+        gpu: Footprint(weights[n], cache[n], compute + (0 if n else staging), CUDA_PROCESS)
+        for n, gpu in enumerate(gpus)
+    }
+    rest = sum(shares.layers[:first]) + shares.inputs
+    at_hand = (compute if first else _carried(header, options)) + _vocabulary(header) * options.slots * 4
+    found[HOST] = Footprint(rest, sum(kept[:first]), at_hand, _process(header) + CUDA_LIBRARIES)
+    return found
 
 
-def layers_that_fit(header: Header, options: EngineOptions, budget: int, *, gpu: bool = True) -> int:
-    """
-    `gpu_layers: auto`: the most layers whose footprint stays within `budget` bytes.
-
-    ALL_LAYERS when everything fits, and always without a GPU. 0 does not mean that nothing is needed: compare
-    `formula` with the budget still.
-    """
-    if not gpu:
-        return ALL_LAYERS
-    low, high = 0, header.number("block_count") + 1
-    if _needs(header, options, high) <= budget:
-        return ALL_LAYERS
-    # The footprint grows with every layer, so that a binary search finds the last one that fits.
-    while low < high - 1:
-        middle = (low + high) // 2
-        if _needs(header, options, middle) <= budget:
-            low = middle
-        else:
-            high = middle
-    return low
+def _device_of(position: float, split: Sequence[float], count: int) -> int:
+    """llama.cpp's choice: the device whose share of the layers `position` (0 to 1) falls into."""
+    ends = list(itertools.accumulate(split or [1.0] * count))
+    return min(bisect.bisect_right([end / ends[-1] for end in ends], position), count - 1)
 
 
-def _needs(header: Header, options: EngineOptions, gpu_layers: int) -> int:
-    placed = EngineOptions(
-        context=options.context,
-        slots=options.slots,
-        gpu_layers=gpu_layers,
-        kv_type=options.kv_type,
-        flash_attention=options.flash_attention,
-        ubatch=options.ubatch,
-    )
-    return formula(header, placed, gpu=True).total
+def _carried(header: Header, options: EngineOptions) -> int:
+    """Host buffers of a model that is wholly on GPUs: embedded tokens, positions and masks."""
+    tokens = max(options.ubatch, options.slots)
+    context = kv_cache.cells(options) // options.slots
+    return tokens * (header.number("embedding_length") * 4 + context * 6) + _SMALL_BUFFERS
+
+
+def _process(header: Header) -> int:
+    """Private memory of a worker that holds this model: most of what varies is the vocabulary."""
+    words = header.metadata.get("tokenizer.ggml.tokens")
+    count = words.length if isinstance(words, LongArray) else len(words) if isinstance(words, tuple) else 0
+    return HOST_PROCESS + _BYTES_A_WORD * count
 
 
 def _on_device(gpu_layers: int, count: int) -> int:
@@ -109,18 +128,19 @@ def _on_device(gpu_layers: int, count: int) -> int:
 
 def _shares(header: Header, count: int) -> _Shares:
     layers = [0] * count
-    output = 0
+    output = inputs = 0
     names = {tensor.name for tensor in header.tensors}
     for tensor in header.tensors:
         layer = _layer_of(tensor)
         if layer is not None and layer < count:
             layers[layer] += tensor.bytes
         elif tensor.name in _INPUTS:
+            inputs += tensor.bytes
             if tensor.name == "token_embd.weight" and "output.weight" not in names:
                 output += tensor.bytes
         else:
             output += tensor.bytes
-    return _Shares(tuple(layers), output)
+    return _Shares(tuple(layers), output, inputs)
 
 
 def _layer_of(tensor: TensorInfo) -> int | None:

@@ -214,7 +214,7 @@ class Service:
         finally:
             self._loading = False
         self._engine = engine
-        self._link.send(protocol.Loaded(facts(engine), engine.resident))
+        self._link.send(protocol.Loaded(facts(engine), engine.resident, engine.mapped))
 
     def _refuse_wrong_load(self, command: protocol.Load) -> None:
         if self._engine is not None:

@@ -76,7 +76,7 @@ class _Writer(gguf.GGUFWriter):
         self.add_head_count_kv(1)
         self.add_tokenizer_model("gpt2")
         self.add_tokenizer_pre("default")
-        self.add_token_list([*_byte_letters(), "<end>", "<begin>"])
+        self.add_token_list([*byte_letters(), "<end>", "<begin>"])
         self.add_token_types([_NORMAL] * 256 + [_CONTROL] * 2)
         self.add_token_merges(["Ġ Ġ"])
         self.add_eos_token_id(END)
@@ -137,7 +137,7 @@ class _Writer(gguf.GGUFWriter):
         return self._path
 
 
-def _byte_letters() -> list[str]:
+def byte_letters() -> list[str]:
     """GPT-2's letters for the 256 bytes: printable ones stand for themselves, others from U+0100 on."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = iter(range(256, 512))

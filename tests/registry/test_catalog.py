@@ -110,7 +110,7 @@ async def test_a_model_that_was_broken_before_does_not_refuse_an_edit_of_another
 
 
 async def test_an_edit_that_makes_a_model_too_large_is_refused(rig: Rig) -> None:
-    await rig.start("version: 1\ndevices: {host: {budget: 20MB}}\nmodels:\n  a: {path: a.gguf}\n")
+    await rig.start("version: 1\ndevices: {host: {budget: 80MB}}\nmodels:\n  a: {path: a.gguf}\n")
     assert rig.catalog.current.models["a"].problem is None
     rig.folder.write(
         rig.folder.file.read_text().replace("a.gguf", "a.gguf, context: 1000, slots: 256, ubatch: 8192")

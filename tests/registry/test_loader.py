@@ -9,10 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from router.domain.errors import RegistryInvalid
-from router.domain.models import ALL_LAYERS, EngineOptions, Limits, LocalModel, SamplingDefaults
+from router.domain.models import ALL_LAYERS, AUTO_LAYERS, EngineOptions, Limits, LocalModel, SamplingDefaults
 from router.registry import fit, loader
 from router.registry.loader import Key
+from router.sizing.devices import Device
 from tests.registry.conftest import GPU, HOST, Folder
+from tests.sizing.conftest import write
 
 CONFIG = Path(__file__).parents[2] / "config"
 ONE = "version: 1\nmodels:\n  a: {path: a.gguf}\n"
@@ -23,9 +25,15 @@ def test_the_least_registry_gets_every_default(folder: Folder) -> None:
     registry = folder.load(ONE)
     model = registry.models["a"]
     assert model == LocalModel(
-        name="a", path=str(path), placements=model.placements, file=model.file, card=model.card
+        name="a",
+        path=str(path),
+        placements=model.placements,
+        engine=EngineOptions(context=4096, slots=4, gpu_layers=AUTO_LAYERS),
+        file=model.file,
+        card=model.card,
     )
-    assert model.engine == EngineOptions(context=4096, slots=4)
+    (way,) = model.placements
+    assert (way.engine.devices, way.engine.gpu_layers, list(way.footprints)) == (("host",), 0, ["host"])
     assert model.footprint.total > 0
     assert registry.budgets == {HOST.name: 500_000_000}
     assert (registry.keys, registry.limits, registry.warnings) == ((), Limits(), ())
@@ -164,26 +172,73 @@ def test_a_rough_quantization_for_agents_is_a_warning(folder: Folder) -> None:
     assert warning.startswith("registry.yaml:3:31: models.a.quality: a Q2_K file loses")
 
 
-def test_layers_are_placed_by_the_device(folder: Folder) -> None:
+def test_layers_are_meant_by_the_registry_and_placed_by_the_device(folder: Folder) -> None:
     folder.model()
     text = ONE + "  b: {path: a.gguf, gpu_layers: 1}\n  c: {path: a.gguf, gpu_layers: all}\n"
-    on_gpu = folder.load(text, [GPU])
-    assert [m.engine.gpu_layers for m in on_gpu.models.values()] == [ALL_LAYERS, 1, ALL_LAYERS]
-    on_host = folder.load(text, [HOST])
-    assert [m.engine.gpu_layers for m in on_host.models.values()] == [ALL_LAYERS] * 3
+    on_gpu, on_host = folder.load(text, [GPU]), folder.load(text, [HOST])
+    for registry in (on_gpu, on_host):
+        assert [m.engine.gpu_layers for m in registry.models.values()] == [AUTO_LAYERS, 1, ALL_LAYERS]
+    assert [placed(m) for m in on_gpu.models.values()] == [
+        (("gpu0",), ALL_LAYERS),
+        (("gpu0",), 1),
+        (("gpu0",), ALL_LAYERS),
+    ]
+    assert [placed(m) for m in on_host.models.values()] == [(("host",), 0)] * 3
     assert folder.short(on_host.warnings) == [
-        "registry.yaml:4:6: models.b: gpu_layers has no effect: host is no GPU"
+        "registry.yaml:4:6: models.b: gpu_layers has no effect: there is no GPU among the devices"
     ]
     beside_gpu = folder.load("devices: {host: {budget: 1GB}}\n" + text, [GPU])
-    assert [m.engine.gpu_layers for m in beside_gpu.models.values()] == [0] * 3
+    assert [placed(m) for m in beside_gpu.models.values()] == [(("host",), 0)] * 3
+    assert on_gpu.models["a"].fingerprint == on_host.models["a"].fingerprint
+
+
+def placed(model: LocalModel) -> tuple[tuple[str, ...], int]:
+    return model.placements[0].engine.devices, model.placements[0].engine.gpu_layers
+
+
+def test_a_model_on_a_gpu_takes_of_the_host_as_well(folder: Folder) -> None:
+    folder.model()
+    registry = folder.load(ONE, [GPU, HOST])
+    assert list(registry.budgets) == ["gpu0", "host"]
+    (way,) = registry.models["a"].placements
+    assert way.footprints["gpu0"].overhead > 0
+    assert way.footprints["host"].weights == 8 * 32 * 4
 
 
 def test_layers_that_do_not_fit_stay_off_the_gpu(folder: Folder) -> None:
     folder.model()
-    need = folder.load(ONE, [GPU]).models["a"].footprint.total
+    need = folder.load(ONE, [GPU]).models["a"].placements[0].bytes["gpu0"]
     tight = folder.load(f"devices: {{gpu0: {{budget: {need - 1}}}}}\n" + ONE, [GPU]).models["a"]
-    assert 0 <= tight.engine.gpu_layers < 2
-    assert tight.footprint.total < need
+    assert 0 <= tight.placements[0].engine.gpu_layers < 2
+    assert tight.placements[0].bytes.get("gpu0", 0) < need
+    assert "of 2 layers fit the budget of gpu0" in str(tight.placements[0].warning)
+
+
+def test_a_model_that_no_single_gpu_holds_is_split_over_two(folder: Folder) -> None:
+    folder.model()
+    need = folder.load(ONE, [GPU]).models["a"].placements[0].bytes["gpu0"]
+    devices = f"devices: {{gpu0: {{budget: {need - 1}}}, gpu1: {{budget: {need - 1}}}}}\n"
+    other = Device("gpu1", "cuda", 24 * 2**30, 23 * 2**30)
+    (way,) = folder.load(devices + ONE, [GPU, other]).models["a"].placements
+    assert way.engine.devices == ("gpu0", "gpu1")
+    assert "split over gpu0 and gpu1" in str(way.warning)
+
+
+def test_a_model_without_a_file_is_placed_somewhere_all_the_same(folder: Folder) -> None:
+    registry = folder.load(ONE, [GPU])
+    (way,) = registry.models["a"].placements
+    assert way.engine.gpu_layers == 0
+    assert way.bytes == {"gpu0": 0}
+
+
+def test_sliding_layers_are_sized_as_the_engine_runs_them(folder: Folder) -> None:
+    fields = {"gemma3.block_count": 6, "gemma3.embedding_length": 64, "gemma3.attention.head_count": 4}
+    fields |= {"gemma3.attention.sliding_window": 128, "gemma3.context_length": 8192}
+    write(folder.root / "a.gguf", architecture="gemma3", fields=fields)
+    text = "version: 1\nmodels:\n  a: {path: a.gguf, context: 8192, slots: 1}\n"
+    (way,) = folder.load(text).models["a"].placements
+    cells = 5 * 768 + 8192  # a window of 128 and a micro-batch of 512, padded; the sixth layer sees all
+    assert way.footprints["host"].kv_cache == cells * 64 * 2 * 2
 
 
 def test_a_new_file_under_the_same_name_is_another_fingerprint(folder: Folder) -> None:

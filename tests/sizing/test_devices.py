@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from router.sizing import devices
-from router.sizing.devices import Board, Device, detect, gpus, host, nvml_boards
+from router.sizing.devices import Board, Device, detect, gpus, host
 
 GiB = 2**30
 A, B = Board("GPU-aaaa", 80 * GiB, 70 * GiB), Board("GPU-bbbb", 24 * GiB, 20 * GiB)
@@ -32,10 +29,11 @@ def write(root: Path, files: dict[str, str]) -> Path:
 # GPUs -----------------------------------------------------------------------------------------------------
 
 
-def test_boards_of_the_driver_are_the_devices(tmp_path: Path) -> None:
+def test_boards_of_the_driver_are_the_devices_and_the_host_is_behind_them(tmp_path: Path) -> None:
     assert detect(lambda: (A, B), Machine, {}, tmp_path) == (
-        Device("gpu0", "cuda", 80 * GiB, 70 * GiB),
-        Device("gpu1", "cuda", 24 * GiB, 20 * GiB),
+        Device("gpu0", "cuda", 80 * GiB, 70 * GiB, "GPU-aaaa"),
+        Device("gpu1", "cuda", 24 * GiB, 20 * GiB, "GPU-bbbb"),
+        Device("host", "cpu", 64 * GiB, 32 * GiB),
     )
 
 
@@ -65,55 +63,6 @@ def test_only_the_boards_that_cuda_will_see_count(variable: str, boards: list[Bo
 def test_hidden_boards_leave_the_host(tmp_path: Path) -> None:
     (found,) = detect(lambda: (A,), Machine, {"CUDA_VISIBLE_DEVICES": ""}, tmp_path)
     assert found.name == "host"
-
-
-class FakeError(Exception):
-    pass
-
-
-def driver(boards: tuple[Board, ...], fails_at: str = "") -> ModuleType:
-    """A pynvml whose function `fails_at` fails."""
-
-    def call(name: str, answer: Callable[..., object]) -> Callable[..., object]:
-        def run(*arguments: object) -> object:
-            if name == fails_at:
-                raise FakeError
-            return answer(*arguments)
-
-        return run
-
-    module = ModuleType("pynvml")
-    answers: dict[str, Callable[..., object]] = {
-        "nvmlInit": lambda: None,
-        "nvmlShutdown": lambda: None,
-        "nvmlDeviceGetCount": lambda: len(boards),
-        "nvmlDeviceGetHandleByIndex": lambda number: boards[number],
-        "nvmlDeviceGetUUID": lambda board: board.uuid,
-        "nvmlDeviceGetMemoryInfo": lambda board: SimpleNamespace(total=board.total, free=board.free),
-    }
-    vars(module).update({name: call(name, answer) for name, answer in answers.items()}, NVMLError=FakeError)
-    return module
-
-
-def test_the_driver_is_asked_for_its_boards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", driver((A, B)))
-    assert nvml_boards() == (A, B)
-
-
-@pytest.mark.parametrize("step", ["nvmlInit", "nvmlDeviceGetCount"])
-def test_a_driver_that_fails_is_no_driver(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", driver((A,), fails_at=step))
-    assert nvml_boards() == ()
-
-
-def test_a_driver_that_fails_to_stop_keeps_its_boards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", driver((A,), fails_at="nvmlShutdown"))
-    assert nvml_boards() == (A,)
-
-
-def test_without_the_binding_there_is_no_board(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert nvml_boards() == ()
 
 
 def test_this_machine_has_a_device() -> None:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.domain.models import ALL_LAYERS, EngineOptions, Footprint
-from router.sizing.estimate import CUDA_PROCESS, formula, layers_that_fit
-from router.sizing.gguf import Header, TensorInfo, Value
+from router.domain.models import ALL_LAYERS, EngineOptions
+from router.sizing.estimate import CUDA_PROCESS, HOST_PROCESS, footprints, formula
+from router.sizing.gguf import Header, LongArray, TensorInfo, Value
 from tests.sizing.conftest import MakeHeader
 
 MiB = 2**20
@@ -22,6 +22,7 @@ FIELDS: dict[str, Value] = {
 WEIGHTS = {"token_embd.weight": 3000, "output_norm.weight": 40, "output.weight": 5000, "rope_freqs.weight": 8}
 WEIGHTS |= {f"blk.{layer}.attn_q.weight": 1000 * (layer + 1) for layer in range(4)}
 SMALL = EngineOptions(context=512, slots=2, ubatch=64)
+ON_GPU = EngineOptions(context=512, slots=2, ubatch=64, devices=("gpu0",))
 
 Edit = Callable[..., EngineOptions]
 
@@ -44,20 +45,42 @@ def test_on_the_host_everything_counts_and_the_process_is_free(llama: Header) ->
 
 
 def test_on_the_device_the_token_embeddings_stay_behind(llama: Header) -> None:
-    footprint = formula(llama, SMALL, gpu=True)
-    assert footprint.weights == sum(WEIGHTS.values()) - WEIGHTS["token_embd.weight"]
-    assert footprint.overhead == CUDA_PROCESS
+    held = footprints(llama, ON_GPU)
+    assert held["gpu0"].weights == sum(WEIGHTS.values()) - WEIGHTS["token_embd.weight"]
+    assert held["gpu0"].overhead == CUDA_PROCESS
+    assert held["host"].weights == WEIGHTS["token_embd.weight"]
+    assert held["host"].overhead > HOST_PROCESS
+
+
+def test_a_model_without_a_gpu_is_held_by_the_host_and_its_process_counts(llama: Header) -> None:
+    alone = footprints(llama, with_options(SMALL, devices=("host",), gpu_layers=0))
+    buffers = formula(llama, SMALL)
+    assert list(alone) == ["host"]
+    assert alone["host"].total == buffers.total + HOST_PROCESS
+
+
+def test_a_larger_vocabulary_makes_a_larger_process(make_header: MakeHeader) -> None:
+    plain = make_header("llama", FIELDS, WEIGHTS)
+    words = Header(
+        plain.files, {**plain.metadata, "tokenizer.ggml.tokens": LongArray(262_144)}, plain.tensors, 0
+    )
+    assert footprints(words, SMALL)["host"].overhead == HOST_PROCESS + 160 * 262_144
+
+
+def test_sliding_layers_of_a_placed_model_keep_their_window(make_header: MakeHeader) -> None:
+    header = make_header("gemma3", FIELDS | {"attention.sliding_window": 128})
+    options = with_options(SMALL, context=4096, gpu_layers=0)
+    assert footprints(header, options)["host"].kv_cache == formula(header, options, windowed=True).kv_cache
 
 
 def test_token_embeddings_that_serve_as_output_go_along(make_header: MakeHeader) -> None:
     tied = {name: size for name, size in WEIGHTS.items() if name != "output.weight"}
-    assert formula(make_header("llama", FIELDS, tied), SMALL, gpu=True).weights == sum(tied.values())
+    assert footprints(make_header("llama", FIELDS, tied), ON_GPU)["gpu0"].weights == sum(tied.values())
 
 
 @pytest.mark.parametrize(
     ("gpu_layers", "weights", "layers"),
     [
-        (0, 0, 0),
         (1, 5048, 0),
         (2, 5048 + 4000, 1),
         (4, 5048 + 9000, 3),
@@ -69,9 +92,21 @@ def test_token_embeddings_that_serve_as_output_go_along(make_header: MakeHeader)
 def test_the_last_layers_go_to_the_device_first(
     llama: Header, gpu_layers: int, weights: int, layers: int
 ) -> None:
-    footprint = formula(llama, with_options(SMALL, gpu_layers=gpu_layers), gpu=True)
-    assert footprint.weights == weights
-    assert footprint.kv_cache == layers * 1024 * 2 * 128 * 2
+    held = footprints(llama, with_options(ON_GPU, gpu_layers=gpu_layers))
+    assert held["gpu0"].weights == weights
+    assert held["gpu0"].kv_cache == layers * 1024 * 2 * 128 * 2
+    # The embeddings are the host's; a tied output would be on both.
+    assert held["host"].weights == sum(WEIGHTS.values()) - weights
+    assert held["host"].kv_cache == (4 - layers) * 1024 * 2 * 128 * 2
+
+
+def test_a_split_gives_each_device_the_layers_that_llama_cpp_would(llama: Header) -> None:
+    options = with_options(SMALL, devices=("gpu0", "gpu1"), split=(0.4, 0.6))
+    held = footprints(llama, options)
+    assert held["gpu0"].weights == 1000 + 2000
+    assert held["gpu1"].weights == 3000 + 4000 + 5048
+    even = footprints(llama, with_options(options, split=()))
+    assert even["gpu0"].weights == 1000 + 2000 + 3000
 
 
 def test_logits_of_a_micro_batch_are_counted(make_header: MakeHeader) -> None:
@@ -128,7 +163,7 @@ def test_an_architecture_that_nobody_knows_is_sized_as_a_dense_one(make_header: 
 
 def test_a_header_that_says_nothing_still_has_weights(make_header: MakeHeader) -> None:
     header = make_header("llama", {}, {"w": 4000})
-    assert formula(header, SMALL).weights == formula(header, SMALL, gpu=True).weights == 4000
+    assert formula(header, SMALL).weights == footprints(header, ON_GPU)["gpu0"].weights == 4000
     assert formula(header, SMALL).kv_cache == 0
 
 
@@ -140,6 +175,7 @@ OPTIONS = st.builds(
     kv_type=st.sampled_from(["f16", "q8_0", "q4_0"]),
     flash_attention=st.sampled_from(["auto", "on", "off"]),
     ubatch=st.integers(1, 4096),
+    devices=st.sampled_from([("host",), ("gpu0",), ("gpu0", "gpu1")]),
 )
 ARCHITECTURES = st.sampled_from(["llama", "gemma3", "gpt-oss", "qwen3next", "falcon-h1", "bert", "deepseek2"])
 EXTRA: dict[str, Value] = {
@@ -157,50 +193,24 @@ def sample(architecture: str) -> Header:
     return Header((), metadata, tensors, sum(WEIGHTS.values()))
 
 
-@given(ARCHITECTURES, OPTIONS, st.booleans(), st.integers(0, 5000), st.integers(0, 9))
+@given(ARCHITECTURES, OPTIONS, st.integers(0, 5000), st.integers(0, 9))
 def test_more_context_or_more_slots_never_take_less(
-    architecture: str, options: EngineOptions, gpu: bool, tokens: int, slots: int
+    architecture: str, options: EngineOptions, tokens: int, slots: int
 ) -> None:
     header = sample(architecture)
     more = with_options(options, context=options.context + tokens, slots=options.slots + slots)
-    before, after = formula(header, options, gpu=gpu), formula(header, more, gpu=gpu)
-    assert after.weights == before.weights
-    assert after.kv_cache >= before.kv_cache
-    assert after.compute >= before.compute
+    for device, before in footprints(header, options).items():
+        after = footprints(header, more)[device]
+        assert after.weights == before.weights
+        assert after.kv_cache >= before.kv_cache
+        assert after.compute >= before.compute
 
 
 @given(ARCHITECTURES, OPTIONS)
 def test_every_layer_more_on_the_device_takes_more(architecture: str, options: EngineOptions) -> None:
     header = sample(architecture)
-    placed = [formula(header, with_options(options, gpu_layers=n), gpu=True) for n in range(6)]
-    totals = [footprint.total for footprint in placed]
+    on_gpu = with_options(options, devices=("gpu0",))
+    placed = [footprints(header, with_options(on_gpu, gpu_layers=n)) for n in range(1, 6)]
+    totals = [held["gpu0"].total for held in placed]
     assert totals == sorted(totals)
-    assert placed[5] == formula(header, with_options(options, gpu_layers=ALL_LAYERS), gpu=True)
-
-
-@given(ARCHITECTURES, OPTIONS, st.integers(0, 2**34))
-def test_the_layers_that_fit_are_the_most_that_do(
-    architecture: str, options: EngineOptions, budget: int
-) -> None:
-    header = sample(architecture)
-
-    def need(gpu_layers: int) -> int:
-        return formula(header, with_options(options, gpu_layers=gpu_layers), gpu=True).total
-
-    found = layers_that_fit(header, options, budget)
-    if found == ALL_LAYERS:
-        assert need(ALL_LAYERS) <= budget
-        return
-    assert need(found) <= budget or found == 0
-    assert need(found + 1) > budget
-
-
-def test_without_a_gpu_all_layers_are_where_they_are(llama: Header) -> None:
-    assert layers_that_fit(llama, SMALL, budget=0, gpu=False) == ALL_LAYERS
-
-
-def test_a_footprint_adds_up(llama: Header) -> None:
-    footprint = formula(llama, SMALL, gpu=True)
-    assert isinstance(footprint, Footprint)
-    parts = (footprint.weights, footprint.kv_cache, footprint.compute, footprint.overhead)
-    assert footprint.total == sum(parts)
+    assert placed[4] == footprints(header, with_options(on_gpu, gpu_layers=ALL_LAYERS))

@@ -278,6 +278,7 @@ def test_a_mutated_file_is_refused_or_understood(
         return
     # Whatever is understood can also be sized.
     assert card(header).file_bytes == len(content)
-    for gpu in (False, True):
-        assert estimate.formula(header, EngineOptions(), gpu=gpu).total >= 0
-    assert estimate.layers_that_fit(header, EngineOptions(), 2**30) >= -1
+    assert estimate.formula(header, EngineOptions()).total >= 0
+    for gpu_layers in (0, 3, -1):
+        options = EngineOptions(devices=("gpu0", "gpu1"), gpu_layers=gpu_layers)
+        assert all(held.total >= 0 for held in estimate.footprints(header, options).values())
