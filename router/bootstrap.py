@@ -74,7 +74,7 @@ async def _run(
     listener: socket.socket,
     ready: Callable[[Registry, str], None] | None,
 ) -> None:
-    found = await _usable(launcher, devices.detect())
+    found = await usable(launcher, devices.detect())
     ledger = Ledger(settings.cache / "footprints.json")
     weighing = Weighing(launcher, Meter(found), ledger)
     applied: list[Callable[[Registry], None]] = []
@@ -102,7 +102,7 @@ async def _run(
         )
 
 
-async def _usable(launcher: ProcessLauncher, found: Sequence[Device]) -> tuple[Device, ...]:
+async def usable(launcher: ProcessLauncher, found: Sequence[Device]) -> tuple[Device, ...]:
     """A GPU that the engine was not built for is none: its models would all fail there."""
     gpus = [device.name for device in found if device.kind == "cuda"]
     if not gpus or await launcher.offloads():

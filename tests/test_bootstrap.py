@@ -7,15 +7,15 @@ import os
 import signal
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from router.bootstrap import CannotServe, Ends, Refiner, check_open, check_origins, listen
-from router.domain.models import EngineOptions, Footprint, Limits, LocalModel
+from router.bootstrap import CannotServe, Ends, check_open, check_origins, listen, usable
+from router.domain.models import Limits, LocalModel
 from router.registry.loader import Key, Registry
 from router.settings import Settings
-from router.sizing.ledger import Ledger
-from tests.local import local_model
+from router.sizing.devices import Device
 
 KEY = Key(name="alice", sha256="0" * 64, models=("*",))
 
@@ -72,37 +72,18 @@ async def test_the_first_signal_asks_and_the_second_hurries() -> None:
         await asyncio.wait_for(ends.at_once.wait(), 5)
 
 
-class DryRuns:
-    """The part of the launcher that the refiner uses."""
+class FakeLauncher:
+    """The part of the launcher that the composition root asks."""
 
-    def __init__(self, answer: dict[str, Footprint] | None) -> None:
-        self.answer = answer
-        self.asked: list[str] = []
+    def __init__(self, offloads: bool) -> None:
+        self._offloads = offloads
 
-    async def build(self) -> str:
-        return "build-1"
-
-    async def dry_run(self, path: str, options: EngineOptions) -> tuple[dict[str, Footprint] | None, str]:
-        self.asked.append(path)
-        return self.answer, "" if self.answer else "it crashed"
+    async def offloads(self) -> bool:
+        return self._offloads
 
 
-GOOD = local_model(name="good", path="/good.gguf", footprint=Footprint(1, 1, 1))
-BROKEN = local_model(name="broken", path="/broken.gguf", problem="no such file")
-EXACT = Footprint(10, 20, 30)
-
-
-async def test_a_dry_run_replaces_the_formula_once_and_is_remembered(tmp_path: Path) -> None:
-    runs = DryRuns({"host": EXACT})
-    ledger = Ledger(tmp_path / "footprints.json")
-    refined = await Refiner(runs, ledger).refine(registry(GOOD, BROKEN))
-    assert refined.models["good"].footprint == EXACT
-    assert refined.models["broken"] == BROKEN
-    again = await Refiner(runs, Ledger(tmp_path / "footprints.json")).refine(registry(GOOD))
-    assert again.models["good"].footprint == EXACT
-    assert runs.asked == ["/good.gguf"]
-
-
-async def test_without_a_dry_run_the_formula_stands(tmp_path: Path) -> None:
-    refined = await Refiner(DryRuns(None), Ledger(tmp_path / "f.json")).refine(registry(GOOD))
-    assert refined.models["good"].footprint == GOOD.footprint
+@pytest.mark.parametrize("offloads", [True, False])
+async def test_a_gpu_that_the_engine_was_not_built_for_is_none(offloads: bool) -> None:
+    found = (Device("gpu0", "cuda", 9, 9), Device("host", "cpu", 9, 9))
+    launcher: Any = FakeLauncher(offloads)
+    assert await usable(launcher, found) == (found if offloads else found[1:])

@@ -33,7 +33,6 @@ _BOUNDS = {
     "less_than": ("lt", "below"),
     "less_than_equal": ("le", "at most"),
 }
-_MANY_DEVICES = "one device is supported in this version"
 
 
 def problems(document: Document, error: ValidationError) -> list[Problem]:
@@ -81,8 +80,6 @@ def _reason(details: ErrorDetails) -> str:
 
 def _length(details: ErrorDetails) -> str:
     kind, context, value = details["type"], details.get("ctx", {}), details["input"]
-    if kind == "too_long" and details["loc"] == ("devices",):
-        return f"{_MANY_DEVICES}, got {', '.join(map(shown, value))}"
     match kind:
         case "too_short":
             return f"expected at least {context['min_length']} entry, got none"

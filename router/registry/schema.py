@@ -40,7 +40,10 @@ def _version(value: object) -> int:
 
 
 class Device(Section):
-    """The memory that models share. Its name: gpu0, host, or auto (the first GPU, else host memory)."""
+    """
+    Memory that models share. Its name: gpu0, gpu1, ..., host, or auto: the first GPU if there is one, else the host,
+    and nothing where the host is declared as well.
+    """
 
     budget: DeviceBudget
     """What models may hold of it in all: a share (80%) or bytes (9GiB). The rest is headroom."""
@@ -186,8 +189,8 @@ class RegistryFile(Section):
     model_config = ConfigDict(title="Router registry")
 
     version: Annotated[int, *quantity(_version, {"const": 1})]
-    devices: Annotated[dict[Name, Device], Field(min_length=1, max_length=1)] | None = None
-    """Omitted: the first GPU with 80% of its memory, else half of the host's."""
+    devices: Annotated[dict[Name, Device], Field(min_length=1, max_length=65)] | None = None
+    """Omitted: every GPU with 80% of its memory, and half of the host's."""
     limits: Limits | None = None
     defaults: Engine | None = None
     models: Annotated[dict[Name, Model], Field(min_length=1, max_length=1000)]

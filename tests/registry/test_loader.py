@@ -68,10 +68,10 @@ keys:
     )
     first, second = registry.models.values()
     assert [first.name, second.name] == ["b", "a"]
-    assert first.engine == EngineOptions(context=500, slots=2, kv_type="q8_0", ubatch=64)
+    assert first.engine == EngineOptions(500, 2, AUTO_LAYERS, "q8_0", ubatch=64)
     assert first.ttl is None
     assert first.params == SamplingDefaults(temperature=0.1, top_k=5)
-    assert second.engine == EngineOptions(1000, 1, ALL_LAYERS, "q4_0", "off", 64)
+    assert second.engine == EngineOptions(1000, 1, AUTO_LAYERS, "q4_0", "off", 64)
     assert (second.ttl, second.pinned, second.preload, second.priority) == (90, True, True, -3)
     assert second.params == SamplingDefaults(temperature=0.0, top_k=5, stop=("END",))
     assert second.sha256 == "abcdef" + "0" * 58

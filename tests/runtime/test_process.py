@@ -33,6 +33,7 @@ def test_no_credential_and_nothing_unknown_reaches_a_worker() -> None:
         "PYTHONPATH": "/p",
         "ROUTER_CACHE": "/r",
         "GGML_NO_BACKTRACE": "1",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }
 
 

@@ -43,6 +43,7 @@ class FakeEngine:
 
     facts: EngineFacts = FACTS
     resident: dict[str, Footprint] = field(default_factory=lambda: RESIDENT)
+    mapped: int = 3
     error: Exception | None = None
     running: dict[str, list[str]] = field(default_factory=dict)
     embeddings: list[str] = field(default_factory=list)

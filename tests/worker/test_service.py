@@ -49,7 +49,7 @@ def test_a_load_ends_in_loaded_with_facts_and_bytes() -> None:
     with running() as worker:
         worker.gateway.send(LOAD)
         assert worker.gateway.next() == protocol.Loaded(
-            protocol.EngineFacts(64, 2, 100, 4, False, True), RESIDENT
+            protocol.EngineFacts(64, 2, 100, 4, False, True), RESIDENT, mapped=3
         )
 
 
