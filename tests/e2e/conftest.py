@@ -20,7 +20,7 @@ def start(tmp_path: Path, demo_models: dict[str, Path]) -> Iterator[Start]:
         def _start(
             *flags: str,
             models: dict[str, dict[str, object]] | None = None,
-            budget: int | str = 300 * MiB,
+            budget: int | str = 350 * MiB,
             **top: object,
         ) -> Gateway:
             chosen = models if models is not None else two_models(demo_models)
