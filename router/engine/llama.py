@@ -21,6 +21,7 @@ from router.engine.llama_log import complaint, forget_complaints, llama
 from router.engine.llama_memory import breakdown, copies_mapped, footprints, mapped, touched
 from router.engine.llama_params import Traits, context_params, model_params, traits
 from router.engine.llama_sampling import LlamaSampler
+from router.engine.llama_staging import staged
 from router.engine.llama_vocabulary import LlamaVocabulary
 from router.engine.private import let_go, private_bytes
 
@@ -42,13 +43,15 @@ def load(path: str, options: EngineOptions, progress: Callable[[float], None]) -
     """Blocks until the model is in memory. `progress` gets fractions from 0 to 1. Raises EngineError."""
     params = model_params(options)
 
-    @llama.llama_progress_callback  # type: ignore[untyped-decorator]
-    def report(fraction: float, _user_data: object) -> bool:
-        progress(fraction)
-        return True
+    with staged(progress) as said:
 
-    params.progress_callback = report
-    model = _load_model(path, params)
+        @llama.llama_progress_callback  # type: ignore[untyped-decorator]
+        def report(fraction: float, _user_data: object) -> bool:
+            said(fraction)
+            return True
+
+        params.progress_callback = report
+        model = _load_model(path, params)
     try:
         kind = traits(model)
         context = _new_context(model, options, kind)
