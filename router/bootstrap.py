@@ -17,6 +17,7 @@ import uvicorn
 
 from router.api import connection, origins
 from router.api.app import House, build
+from router.cloud.client import Cloud
 from router.domain.errors import RouterError
 from router.registry import loader
 from router.registry.catalog import Catalog
@@ -25,6 +26,8 @@ from router.registry.refine import Refiner
 from router.residency.core import Residency
 from router.residency.manager import ResidencyManager
 from router.routing.dispatch import Dispatcher
+from router.routing.journey import Journeys
+from router.routing.peers import Peers
 from router.runtime.launcher import ProcessLauncher
 from router.runtime.spares import Spares
 from router.runtime.weighing import Weighing
@@ -92,11 +95,18 @@ async def _run(
     )
     registry = await catalog.start()
     check_open(settings, registry)
-    core = Residency(registry.budgets, registry.limits)
-    async with ResidencyManager(core, weighing, metrics) as residency:
+    async with contextlib.AsyncExitStack() as stack:
+        core = Residency(registry.budgets, registry.limits)
+        residency = await stack.enter_async_context(ResidencyManager(core, weighing, metrics))
+        cloud = await stack.enter_async_context(Cloud(settings.cache / "spend.db", metrics))
         applied.append(lambda new: residency.reconcile(new.models, new.budgets, new.limits))
+        applied.append(lambda new: cloud.reconcile(new.upstreams))
         apply(registry)
-        house = House(settings, catalog, residency, Dispatcher(residency, metrics), metrics)
+        dispatcher = Dispatcher(residency, metrics)
+        peers = Peers(cloud.models, lambda: catalog.current.upstreams.values())
+        house = House(
+            settings, catalog, residency, dispatcher, metrics, cloud, Journeys(cloud, metrics), peers
+        )
         await _serve_http(
             settings, house, listener, lambda: ready(registry, _url(listener)) if ready else None
         )
@@ -119,12 +129,14 @@ async def _serve_http(
     with ends.installed():
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(house.catalog.watch(), name="registry-watch")
+            looking = tasks.create_task(house.peers.watch(), name="peers-watch")
             serving = tasks.create_task(server.serve([listener]), name="http")
             tasks.create_task(_announce(server, serving, ready), name="announce")
             ending = tasks.create_task(ends.asked.wait(), name="signals")
             await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
             ending.cancel()
             watching.cancel()
+            looking.cancel()
             await _drain(house, ends, settings.drain_seconds)
             server.should_exit = True
             server.force_exit = ends.at_once.is_set()
@@ -141,11 +153,17 @@ async def _announce(server: uvicorn.Server, serving: asyncio.Task[None], ready: 
 async def _drain(house: House, ends: Ends, seconds: float) -> None:
     """The listener stays open: health says 503, new requests are refused, running ones run on."""
     async with asyncio.TaskGroup() as tasks:
-        drained = tasks.create_task(house.residency.shut_down(seconds), name="drain")
+        drained = tasks.create_task(_shut_down(house, seconds), name="drain")
         hurry = tasks.create_task(ends.at_once.wait(), name="second-signal")
         await asyncio.wait({drained, hurry}, return_when=asyncio.FIRST_COMPLETED)
         drained.cancel()
         hurry.cancel()
+
+
+async def _shut_down(house: House, seconds: float) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(house.residency.shut_down(seconds), name="drain-workers")
+        tasks.create_task(house.journeys.shut_down(seconds), name="drain-relays")
 
 
 class Ends:

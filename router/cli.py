@@ -149,6 +149,8 @@ def check(registry: RegistryFile = DEFAULT_REGISTRY, as_json: AsJson = False) ->
     else:
         display.show(display.footprints(loaded))
         print(display.what_fits(loaded))
+        if loaded.upstreams or loaded.routes:
+            display.show(display.routes(loaded))
         for warning in loaded.warnings:
             print(f"warning: {warning}", file=sys.stderr)
     if any(model.problem is not None for model in loaded.models.values()):

@@ -19,7 +19,10 @@ from router import __version__
 from router.client import Instance, ModelEntry, Running
 from router.domain.memory import Bytes, fits, left
 from router.domain.models import LocalModel
+from router.domain.routes import Route
+from router.domain.upstreams import Upstream
 from router.registry.loader import Registry
+from router.routing.route import as_route
 
 # A registry ------------------------------------------------------------------------------------------------
 
@@ -102,13 +105,62 @@ def _fits(model: LocalModel, budgets: Bytes) -> str:
     return "yes" if _can_fit(model, budgets) else "no: it needs more than the budget"
 
 
+def routes(registry: Registry) -> Table:
+    """Who answers a name when the first cannot, in order, with the prices of those that cost."""
+    table = _table("name", "asked in this order", "leaves", "spills after", "accuracy")
+    for route in _routes(registry):
+        names = ", ".join(_with_price(name, registry.upstreams.get(name)) for name in route.candidates)
+        wait = duration(route.spill.max_wait) if route.spill else "-"
+        _row(table, route.name, names, route.cloud, wait, route.accuracy or "-")
+    return table
+
+
+def _routes(registry: Registry) -> list[Route]:
+    """Those written as such, and models with fallbacks."""
+    own = [as_route(model) for model in registry.models.values() if model.fallback]
+    return [*registry.routes.values(), *own]
+
+
+def _with_price(name: str, upstream: Upstream | None) -> str:
+    if upstream is None:
+        return name
+    price = upstream.price
+    return f"{name} (${price.input:f} in, ${price.output:f} out)" if price else f"{name} (free)"
+
+
 def registry_facts(registry: Registry) -> dict[str, Any]:
     """The registry as JSON for scripts; sizes in bytes."""
     return {
         "registry": str(registry.path),
         "budgets": dict(registry.budgets),
         "models": [_model_facts(model, registry.budgets) for model in registry.models.values()],
+        "routes": [_route_facts(route) for route in _routes(registry)],
+        "upstreams": [_upstream_facts(upstream) for upstream in registry.upstreams.values()],
         "warnings": list(registry.warnings),
+    }
+
+
+def _route_facts(route: Route) -> dict[str, Any]:
+    return {
+        "id": route.name,
+        "aliases": list(route.aliases),
+        "candidates": list(route.candidates),
+        "cloud": route.cloud,
+        "spill_seconds": route.spill.max_wait if route.spill else None,
+        "accuracy": route.accuracy,
+    }
+
+
+def _upstream_facts(upstream: Upstream) -> dict[str, Any]:
+    price = upstream.price
+    return {
+        "id": upstream.name,
+        "base_url": upstream.base_url,
+        "model": upstream.model,
+        "peer": upstream.peer,
+        "usd_per_million_tokens": {"input": float(price.input), "output": float(price.output)}
+        if price
+        else None,
     }
 
 
@@ -130,6 +182,7 @@ def _model_facts(model: LocalModel, budgets: Bytes) -> dict[str, Any]:
         },
         "fits": model.problem is None and _can_fit(model, budgets),
         "problem": model.problem,
+        "cloud": model.cloud,
     }
 
 

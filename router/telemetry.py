@@ -105,6 +105,10 @@ class Metrics:
         info.labels(__version__).set(1)
 
     def _add_cloud(self) -> None:
+        self.fallbacks = self._counter(
+            "router_fallbacks", "Candidates that could not answer, the next was asked", "reason"
+        )
+        """reason: refused | deadline | memory | load | crash | unsupported | upstream | budget"""
         self.cloud_requests = self._counter(
             "router_cloud_requests", "Calls to an upstream by outcome", "upstream", "outcome"
         )

@@ -7,12 +7,14 @@ import contextlib
 import itertools
 import json
 import struct
+import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from router.api.app import build
 from router.api.house import House
+from router.cloud.client import Cloud
 from router.domain.errors import LoadFailed, RouterError, WorkerCrashed
 from router.domain.generation import (
     Delta,
@@ -24,11 +26,15 @@ from router.domain.generation import (
 )
 from router.domain.models import EngineOptions, Footprint, Limits, LocalModel, Placement
 from router.domain.news import News, Progress
+from router.domain.routes import Route
+from router.domain.upstreams import Upstream
 from router.protocol import EngineFacts, EngineGauges
 from router.registry.loader import Key, Registry
 from router.residency.core import Residency
 from router.residency.manager import ResidencyManager
 from router.routing.dispatch import Dispatcher
+from router.routing.journey import Journeys
+from router.routing.peers import Peers
 from router.settings import Settings
 from router.telemetry import Metrics
 from tests.local import local_model
@@ -128,15 +134,24 @@ class FixedCatalog:
         self.refused: tuple[str, ...] = ()
 
 
-def registry(*models: LocalModel, keys: tuple[Key, ...] = (), limits: Limits | None = None) -> Registry:
+def registry(
+    *models: LocalModel,
+    keys: tuple[Key, ...] = (),
+    limits: Limits | None = None,
+    upstreams: Mapping[str, Upstream] | None = None,
+    routes: Mapping[str, Route] | None = None,
+) -> Registry:
+    named = (*models, *(routes or {}).values())
     return Registry(
         path=Path("registry.yaml"),
         models={m.name: m for m in models},
-        aliases={alias: m.name for m in models for alias in m.aliases},
+        aliases={alias: n.name for n in named for alias in n.aliases},
         budgets={"host": 100},
         keys=keys,
         limits=limits or Limits(),
         warnings=(),
+        upstreams=upstreams or {},
+        routes=routes or {},
     )
 
 
@@ -184,17 +199,25 @@ async def scene(
     *models: LocalModel,
     keys: tuple[Key, ...] = (),
     limits: Limits | None = None,
+    upstreams: Mapping[str, Upstream] | None = None,
+    routes: Mapping[str, Route] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Scene]:
-    current = registry(*(models or (A, B)), keys=keys, limits=limits)
+    current = registry(*(models or (A, B)), keys=keys, limits=limits, upstreams=upstreams, routes=routes)
     metrics = Metrics()
     launcher = FakeLauncher()
     core = Residency(current.budgets, current.limits)
     chosen = Settings(registry=Path("registry.yaml"), **settings)
-    async with ResidencyManager(core, launcher, metrics) as residency:
+    async with contextlib.AsyncExitStack() as stack:
+        residency = await stack.enter_async_context(ResidencyManager(core, launcher, metrics))
         residency.reconcile(current.models, current.budgets, current.limits)
         catalog: Any = FixedCatalog(current)
-        house = House(chosen, catalog, residency, Dispatcher(residency, metrics), metrics)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        cloud = await stack.enter_async_context(Cloud(folder / "spend.db", metrics, chance=lambda: 0.0))
+        cloud.reconcile(current.upstreams)
+        dispatcher = Dispatcher(residency, metrics)
+        peers = Peers(cloud.models, lambda: catalog.current.upstreams.values())
+        house = House(chosen, catalog, residency, dispatcher, metrics, cloud, Journeys(cloud, metrics), peers)
         async with house.background.open(), asyncio.TaskGroup() as tasks:
             yield Scene(house, launcher, tasks)
 

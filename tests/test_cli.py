@@ -143,6 +143,21 @@ def test_check_of_a_good_registry_shows_what_each_model_needs(registry: Path) ->
     assert "The budget of 1.0 GiB" in result.stdout
 
 
+def test_check_shows_routes_prices_and_what_is_wrong_with_them(registry: Path) -> None:
+    text = registry.read_text() + (
+        "cloud: {big: {base_url: 'https://x.example/v1', model: m, price: {input: 1, output: 2}}}\n"
+        "routes: {r: {candidates: [a, big]}}\n"
+    )
+    registry.write_text(text)
+    result = run("check", str(registry))
+    assert result.exit_code == 2
+    assert "'a' says cloud: never" in result.stderr
+    registry.write_text(text.replace("path: a.gguf", "cloud: fallback, path: a.gguf"))
+    result = run("check", str(registry))
+    assert result.exit_code == 0, result.output
+    assert "a, big ($1 in, $2 out)" in result.stdout
+
+
 def test_check_as_json_carries_bytes(registry: Path) -> None:
     facts = json.loads(run("check", "--json", str(registry)).stdout)
     assert list(facts["budgets"].values()) == [2**30]

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
+import msgspec
 import pytest
 from rich.console import Console
 from rich.table import Table
@@ -10,6 +13,8 @@ from rich.table import Table
 from router import display
 from router.client import Instance, Memory, ModelEntry, Running, Status
 from router.domain.models import Footprint, Limits, LocalModel, ModelCard
+from router.domain.routes import Route, Spill
+from router.domain.upstreams import Price, Upstream
 from router.registry.loader import Registry
 from tests.local import local_model
 
@@ -115,3 +120,22 @@ def test_memory_lines_name_waiters_and_failures() -> None:
 def test_a_piped_table_is_not_folded(capsys: pytest.CaptureFixture[str]) -> None:
     display.show(display.model_list([ModelEntry("x" * 200)]))
     assert "x" * 200 in capsys.readouterr().out
+
+
+def test_routes_are_shown_with_their_candidates_and_prices() -> None:
+    price = Price(Decimal("2.5"), Decimal(10))
+    upstreams = {
+        "big": Upstream("big", "https://api.example.com/v1", "gpt", price=price),
+        "box/a": Upstream("box/a", "http://10.0.0.2/v1", "a", peer=True),
+    }
+    a = msgspec.structs.replace(model("a", 1), cloud="spill", fallback=("box/a",), spill=Spill(5))
+    route = Route("r", ("a", "big"), cloud="fallback", accuracy="high")
+    found = replace(registry(a), upstreams=upstreams, routes={"r": route})
+    assert rendered(display.routes(found))[1:] == [
+        ["r", "a, big ($2.5 in, $10 out)", "fallback", "-", "high"],
+        ["a", "a, box/a (free)", "spill", "5s", "-"],
+    ]
+    facts = display.registry_facts(found)
+    assert [r["candidates"] for r in facts["routes"]] == [["a", "big"], ["a", "box/a"]]
+    assert facts["upstreams"][0]["usd_per_million_tokens"] == {"input": 2.5, "output": 10.0}
+    assert "api_key" not in repr(facts)

@@ -130,14 +130,18 @@ def test_the_floors_of_the_house_hold() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_registry_in_the_readme_is_one_that_loads(tmp_path: Path) -> None:
-    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    (tmp_path / "registry.yaml").write_text(text)
+def test_the_registries_in_the_readme_are_ones_that_load(tmp_path: Path) -> None:
+    own, split = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     card = Device("gpu0", "cuda", 24 * 2**30, 24 * 2**30)
+    (tmp_path / "registry.yaml").write_text(own)
     found = loader.load(tmp_path / "registry.yaml", (card,), tmp_path)
     assert set(found.models) == {"llama-3.1-8b", "code-13b"}
-    assert found.budgets["gpu0"] < card.total
+    assert 0 < found.budgets["gpu0"] < card.total
     assert all("no such file" in (model.problem or "") for model in found.models.values())
+    (tmp_path / "registry.yaml").write_text(split)
+    found = loader.load(tmp_path / "registry.yaml", (card,), tmp_path)
+    assert found.routes["smart"].candidates == ("big", "chat")
+    assert found.models["contracts"].cloud == "never"
 
 
 def test_the_readme_names_only_verbs_and_targets_that_exist() -> None:

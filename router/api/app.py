@@ -16,9 +16,9 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from router.api import openai, openapi, operations
+from router.api import embeddings, listing, openai, openapi, operations
 from router.api.errors import NoSuchPath, WrongMethod
-from router.api.exchange import FACTS
+from router.api.exchange import COST, FACTS
 from router.api.house import House, Record
 from router.api.middleware import BodyLimit, Guard, Outermost, record_of
 
@@ -47,15 +47,15 @@ TABLE: tuple[Row, ...] = (
     Row("/chat/completions", {"POST": openai.chat}, "chat"),
     Row("/v1/completions", {"POST": openai.completions}, "completions"),
     Row("/completions", {"POST": openai.completions}, "completions"),
-    Row("/v1/embeddings", {"POST": openai.embeddings}, "embeddings"),
-    Row("/embeddings", {"POST": openai.embeddings}, "embeddings"),
-    Row("/v1/models", {"GET": openai.models}),
-    Row("/v1/models/{id:path}", {"GET": openai.model}),
-    Row("/models", {"GET": openai.models}),
+    Row("/v1/embeddings", {"POST": embeddings.embeddings}, "embeddings"),
+    Row("/embeddings", {"POST": embeddings.embeddings}, "embeddings"),
+    Row("/v1/models", {"GET": listing.models}),
+    Row("/v1/models/{id:path}", {"GET": listing.model}),
+    Row("/models", {"GET": listing.models}),
     Row("/models/load", {"POST": operations.load}),
     Row("/models/unload", {"POST": operations.unload}),
     Row("/models/sse", {"GET": operations.changes}),
-    Row("/models/{id:path}", {"GET": openai.model}),
+    Row("/models/{id:path}", {"GET": listing.model}),
     Row("/props", {"GET": operations.props}),
     Row("/running", {"GET": operations.running}),
     Row("/unload", {"GET": operations.unload_all, "POST": operations.unload_all}),
@@ -93,7 +93,7 @@ def _cross_origin(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
         allow_methods=("GET", "HEAD", "POST"),
         allow_headers=("*",),
         allow_private_network=True,
-        expose_headers=("retry-after", "x-request-id", "x-should-retry", *FACTS),
+        expose_headers=("retry-after", "x-request-id", "x-should-retry", *FACTS, COST),
     )
 
 

@@ -30,9 +30,14 @@ _PIECE = 64 * 2**10
 
 async def read(request: Request, kind: type[T]) -> T:
     """The whole body as a `kind`. Raises InvalidRequest. The bytes are not kept."""
+    return wire.decode(await receive(request), kind)
+
+
+async def receive(request: Request) -> bytes:
+    """The whole body, weighed. Whoever waits should not hold on to it."""
     body = b"".join([piece async for piece in request.stream()])
     await weigh(body)
-    return wire.decode(body, kind)
+    return body
 
 
 async def weigh(body: bytes) -> None:

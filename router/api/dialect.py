@@ -11,7 +11,7 @@ from typing import assert_never
 import msgspec
 
 from router.api.wire import Body, SamplingBody, check_tokens, given, nothing, refuse_unsupported
-from router.domain.errors import InvalidRequest
+from router.domain.errors import InvalidRequest, Unsupported
 from router.domain.generation import ChatPrompt, Message, Prompt, TextPrompt, TokenPrompt
 
 MAX_INPUTS = 2048
@@ -48,6 +48,10 @@ class ChatBody(SamplingBody, kw_only=True):
     functions: msgspec.Raw = msgspec.field(default_factory=nothing)
     response_format: TypeOnly | None = None
 
+    def prompts(self) -> tuple[Prompt, ...]:
+        """Always one. Raises InvalidRequest, also for what is not supported yet."""
+        return (self.prompt(),)
+
     def prompt(self) -> ChatPrompt:
         """Raises InvalidRequest, also for what is not supported yet."""
         refuse_unsupported(self)
@@ -58,16 +62,16 @@ class ChatBody(SamplingBody, kw_only=True):
 
     def _refuse_unsupported(self) -> None:
         if given(self.tools) and bytes(self.tool_choice).strip() != b'"none"':
-            raise InvalidRequest("tools are not supported yet", "tools")
+            raise Unsupported("tools are not supported yet", "tools")
         if given(self.functions):
-            raise InvalidRequest("functions are not supported yet", "functions")
+            raise Unsupported("functions are not supported yet", "functions")
         if self.logprobs:
-            raise InvalidRequest("logprobs are not supported yet", "logprobs")
+            raise Unsupported("logprobs are not supported yet", "logprobs")
         if self.top_logprobs:
-            raise InvalidRequest("top_logprobs are not supported yet", "top_logprobs")
+            raise Unsupported("top_logprobs are not supported yet", "top_logprobs")
         kind = self.response_format.type if self.response_format else None
         if kind is not None and kind != "text":
-            raise InvalidRequest(f"response_format {kind[:40]!r} is not supported yet", "response_format")
+            raise Unsupported(f"response_format {kind[:40]!r} is not supported yet", "response_format")
 
 
 def _message(turn: Turn, where: str) -> Message:
@@ -77,7 +81,7 @@ def _message(turn: Turn, where: str) -> Message:
             f"{where}.role: {turn.role[:40]!r} is not one of {', '.join(_ROLES)}.", f"{where}.role"
         )
     if given(turn.tool_calls):
-        raise InvalidRequest("tools are not supported yet", f"{where}.tool_calls")
+        raise Unsupported("tools are not supported yet", f"{where}.tool_calls")
     if turn.content is None and role != "assistant":
         raise InvalidRequest(f"{where}.content is missing.", f"{where}.content")
     return Message(role, _text(turn.content, where), turn.name)
@@ -97,7 +101,7 @@ def _text(content: str | list[Part] | None, where: str) -> str:
 
 def _part(part: Part, where: str) -> str:
     if part.type != "text":
-        raise InvalidRequest(f"{where}: only text parts are supported, not {part.type[:40]!r}.", where)
+        raise Unsupported(f"{where}: only text parts are supported, not {part.type[:40]!r}.", where)
     if part.text is None:
         raise InvalidRequest(f"{where}.text is missing.", f"{where}.text")
     return part.text
@@ -115,9 +119,9 @@ class CompletionBody(SamplingBody, kw_only=True):
         refuse_unsupported(self)
         for name in ("echo", "suffix", "logprobs"):
             if getattr(self, name):
-                raise InvalidRequest(f"'{name}' is not supported yet.", name)
+                raise Unsupported(f"'{name}' is not supported yet.", name)
         if self.best_of not in (None, 1):
-            raise InvalidRequest("'best_of' is not supported: it must be 1.", "best_of")
+            raise Unsupported("'best_of' is not supported: it must be 1.", "best_of")
         if self.prompt is None:
             raise InvalidRequest("'prompt' is missing.", "prompt")
         return tuple(_prompt(p) for p in _several(self.prompt, "prompt", MAX_PROMPTS))

@@ -27,6 +27,10 @@ class NotAllowed(domain.RouterError):
     """The key is good; what was asked is not among its models."""
 
 
+class RateLimited(domain.Unavailable):
+    """The key has sent as many requests in this minute as it may."""
+
+
 class WrongHost(domain.InvalidRequest):
     """The Host header names somebody else: most likely a page that rebound its name to this address."""
 
@@ -85,6 +89,7 @@ TABLE: dict[type[domain.RouterError], Row] = {
     domain.InvalidRequest: Row(400, _CALLER, None),
     domain.UnknownModel: Row(404, _CALLER, "model_not_found"),
     domain.ContextOverflow: Row(400, _CALLER, "context_length_exceeded"),
+    domain.Unsupported: Row(400, _CALLER, None),
     domain.QueueFull: Row(429, "rate_limit_error", "queue_full"),
     domain.LeaseTimeout: Row(503, _SERVER, "model_loading"),
     domain.DoesNotFit: Row(503, _SERVER, "insufficient_vram"),
@@ -100,6 +105,7 @@ TABLE: dict[type[domain.RouterError], Row] = {
     domain.RegistryInvalid: Row(422, _CALLER, "registry_invalid"),
     BadKey: Row(401, "authentication_error", "invalid_api_key"),
     NotAllowed: Row(403, "permission_error", "model_not_allowed"),
+    RateLimited: Row(429, "rate_limit_error", "rate_limit_exceeded"),
     WrongHost: Row(421, _CALLER, "wrong_host"),
     ForeignPage: Row(403, "permission_error", "origin_not_allowed"),
     BodyTooLarge: Row(413, _CALLER, "request_too_large"),

@@ -1,13 +1,14 @@
 """
-One generation meets one connection: whole or as a stream.
+One generation meets one connection: whole or as a stream, from a worker here or relayed.
 
 The one rule: every way out (answered, refused, broken, left) sets the record's `finish` once and
-gives the lease back.
+gives the lease, or the connection to an upstream, back.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -16,41 +17,61 @@ from starlette.responses import Response
 
 from router.api import errors, sse
 from router.api.answers import Writer
-from router.api.house import House, Record
+from router.api.house import Finish, House, Record
 from router.api.sse import End, EventStream, while_connected
 from router.api.wire import encode
+from router.cloud.calls import CloudAnswer, CloudCall
 from router.domain.errors import RouterError
-from router.domain.generation import FinishReason, GenerationRequest, Usage
+from router.domain.generation import Delta, FinishReason, GenerationRequest, Usage
 from router.domain.models import LocalModel
+from router.domain.upstreams import Upstream, usd
 from router.routing.dispatch import Answer, EmbeddingAnswer
+from router.routing.journey import Asked, Relayed
+from router.routing.plan import Plan
+from router.routing.route import Candidate
 from router.telemetry import logger
 
 log = logger("api")
 
 FACTS = ("x-router-served-by", "x-router-queue-ms", "x-router-load-ms", "x-router-attempts")
 """The headers that say who served a request and what it waited for."""
+COST = "x-router-cost-usd"
+"""What an answer from beyond this machine cost; of a stream it is a comment before [DONE]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What one HTTP request asks, as each kind of candidate wants it."""
+
+    requests: Callable[[LocalModel], tuple[GenerationRequest, ...]]
+    """One for each prompt, nearly always one. Raises InvalidRequest for what this model cannot do."""
+    writer: Callable[[str], Writer]
+    """Of an answer in the name of a local model."""
+    call: Callable[[], CloudCall]
 
 
 @dataclass(slots=True)
 class Exchange:
-    """The prompts of one HTTP request (nearly always one) and what became of them."""
+    """One HTTP request and what became of it."""
 
     house: House
     record: Record
-    model: LocalModel
-    requests: tuple[GenerationRequest, ...]
-    writer: Writer
+    plan: Plan
+    question: Question
+    streams: bool = False
     facts: dict[str, str] = field(default_factory=dict)
     """Response headers that say who answered, once that is known."""
-    finish: FinishReason | None = None
+    asking: Candidate | None = None
+    requests: tuple[GenerationRequest, ...] = ()
+    """What a local model was asked; who answers the first answers all."""
+    finish: Finish | None = None
     usage: Usage = field(default_factory=lambda: Usage(0, 0))
 
     async def whole(self, request: Request) -> Response:
         """The complete answer. Raises RouterError, or ClientLeft: who leaves frees its place at once."""
-        texts = await while_connected(request.receive, self._collect())
-        body = self.writer.whole(texts, self.usage)
-        self.record.finish = texts[-1][1].value
-        return Response(encode(body), headers=self.facts, media_type="application/json")
+        body = await while_connected(request.receive, self._collect())
+        self.record.finish = self.finish
+        return Response(body, headers=self.facts, media_type="application/json")
 
     def stream(self) -> EventStream:
         settings = self.house.settings
@@ -58,52 +79,107 @@ class Exchange:
             self._events(),
             commit=settings.commit_seconds,
             pause=settings.comment_seconds,
-            waiting=lambda: self.house.residency.view().describe_wait(self.model.name),
+            waiting=self._waiting,
             refuse=lambda error: errors.response(self._noted(error), self.record.id),
             broken=lambda error: errors.event(self._noted(error), self.record.id),
             facts=lambda: self.facts,
             ended=self._ended,
         )
 
-    async def _collect(self) -> list[tuple[str, FinishReason]]:
-        texts: list[tuple[str, FinishReason]] = []
-        for request in self.requests:
-            parts: list[str] = []
-            async with self.house.dispatcher.generate(self.model, request) as answer:
-                self._served(answer)
-                async for delta in answer.deltas:
-                    parts.append(delta.text)
-                    self._note(delta.finish_reason, delta.usage)
-            texts.append(("".join(parts), self.finish or FinishReason.STOP))
-        return texts
+    def _open(self) -> contextlib.AbstractAsyncContextManager[Answer | Relayed]:
+        return self.house.journeys.open(self.plan, Asked(self._local, self.question.call, self._trying))
+
+    def _local(self, model: LocalModel) -> contextlib.AbstractAsyncContextManager[Answer]:
+        self.requests = self.question.requests(model)
+        return self.house.dispatcher.generate(model, self.requests[0])
+
+    def _trying(self, candidate: Candidate) -> None:
+        self.asking = candidate
+
+    def _waiting(self) -> str:
+        if isinstance(self.asking, Upstream):
+            return f"waiting for {self.asking.name}"
+        return self.house.residency.view().describe_wait(self.asking.name if self.asking else self.plan.name)
+
+    async def _collect(self) -> bytes:
+        async with self._open() as answer:
+            self._served(answer)
+            if isinstance(answer, Relayed):
+                self._settled(answer.answer)
+                return answer.answer.body
+            texts = [await self._text(answer)]
+        for request in self.requests[1:]:
+            async with self.house.dispatcher.generate(answer.model, request) as other:
+                texts.append(await self._text(other))
+        return encode(self.question.writer(answer.model.name).whole(texts, self.usage))
+
+    async def _text(self, answer: Answer) -> tuple[str, FinishReason]:
+        parts = []
+        async for delta in answer.deltas:
+            parts.append(delta.text)
+            self._note(delta)
+        return "".join(parts), self._reason()
 
     async def _events(self) -> AsyncGenerator[bytes, None]:
-        for index, request in enumerate(self.requests):
-            async with self.house.dispatcher.generate(self.model, request) as answer:
-                self._served(answer)
-                if opening := self.writer.begin(index):
+        async with self._open() as answer:
+            self._served(answer)
+            if isinstance(answer, Relayed):
+                async for event in _events_of(answer.answer):
+                    if event.strip() != sse.DONE.strip():
+                        yield event
+            else:
+                writer = self.question.writer(answer.model.name)
+                if opening := writer.begin(0):
                     yield opening
                 async for delta in answer.deltas:
-                    self._note(delta.finish_reason, delta.usage)
+                    self._note(delta)
                     if delta.text:
-                        yield self.writer.piece(delta, index)
-            # Out of the lease: a client that reads the tail slowly holds no slot.
-            yield self.writer.end(self.finish or FinishReason.STOP, index)
-        if self.writer.include_usage:
-            yield self.writer.usage(self.usage)
+                        yield writer.piece(delta, 0)
+        # Out of the lease, or of the connection: a client that reads the tail slowly holds neither.
+        if isinstance(answer, Relayed):
+            self._settled(answer.answer)
+            yield sse.comment(f"{COST.removeprefix('x-router-')}={self.facts[COST]}")
+        else:
+            yield writer.end(self._reason(), 0)
+            async with contextlib.aclosing(self._rest(answer.model, writer)) as rest:
+                async for event in rest:
+                    yield event
         yield sse.DONE
 
-    def _served(self, answer: Answer) -> None:
-        self.facts.update(facts(answer))
+    async def _rest(self, model: LocalModel, writer: Writer) -> AsyncGenerator[bytes, None]:
+        """The answers to the other prompts, and what all of them used."""
+        for index, request in enumerate(self.requests[1:], 1):
+            async with self.house.dispatcher.generate(model, request) as answer:
+                if opening := writer.begin(index):
+                    yield opening
+                async for delta in answer.deltas:
+                    self._note(delta)
+                    if delta.text:
+                        yield writer.piece(delta, index)
+            yield writer.end(self._reason(), index)
+        if writer.include_usage:
+            yield writer.usage(self.usage)
 
-    def _note(self, finish: FinishReason | None, usage: Usage | None) -> None:
-        self.finish = finish or self.finish
-        if usage is not None:
+    def _served(self, answer: Answer | Relayed) -> None:
+        self.facts.update(facts(answer))
+        self.record.model = answer.served_by if isinstance(answer, Relayed) else answer.model.name
+
+    def _settled(self, answer: CloudAnswer) -> None:
+        self.facts[COST] = usd(answer.cost or 0)
+        self.finish = "length" if answer.finish == "length" else "stop"
+
+    def _note(self, delta: Delta) -> None:
+        if delta.finish_reason is not None:
+            self.finish = delta.finish_reason.value
+        if (usage := delta.usage) is not None:
             self.usage = Usage(
                 self.usage.prompt_tokens + usage.prompt_tokens,
                 self.usage.completion_tokens + usage.completion_tokens,
                 self.usage.cached_tokens + usage.cached_tokens,
             )
+
+    def _reason(self) -> FinishReason:
+        return FinishReason.LENGTH if self.finish == "length" else FinishReason.STOP
 
     def _noted(self, error: Exception) -> Exception:
         note(error, self.record)
@@ -112,7 +188,7 @@ class Exchange:
     def _ended(self, end: End) -> None:
         match end:
             case End.DONE:
-                self.record.finish = self.finish.value if self.finish else "error"
+                self.record.finish = self.finish or "error"
             case End.REFUSED | End.BROKEN:
                 self.record.finish = "error"
             case End.LEFT:
@@ -121,7 +197,7 @@ class Exchange:
                 assert_never(end)
 
 
-def facts(answer: Answer | EmbeddingAnswer) -> Mapping[str, str]:
+def facts(answer: Answer | EmbeddingAnswer | Relayed) -> dict[str, str]:
     """FACTS of one answer. Milliseconds."""
     values = (answer.served_by, f"{answer.queue_ms:.0f}", f"{answer.load_ms:.0f}", str(answer.attempts))
     return dict(zip(FACTS, values, strict=True))
@@ -131,3 +207,9 @@ def note(error: Exception, record: Record) -> None:
     """Log what nobody expected; what was raised on purpose is told to the client and counted."""
     if not isinstance(error, RouterError):
         log.error("unexpected error", request=record.id, exc_info=error)
+
+
+def _events_of(answer: CloudAnswer) -> AsyncIterator[bytes]:
+    if answer.events is None:
+        raise RuntimeError(f"{answer.served_by} was asked for a stream and gave none")
+    return answer.events

@@ -14,12 +14,19 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from router.api.errors import NotAllowed
+from router.api.rates import Rates
+from router.cloud.client import Cloud
+from router.domain.errors import PolicyRefused
 from router.domain.models import LocalModel
+from router.domain.upstreams import Upstream
 from router.registry.catalog import Catalog
 from router.registry.loader import Key
 from router.residency.manager import ResidencyManager
 from router.routing.dispatch import Dispatcher
-from router.routing.route import resolve
+from router.routing.journey import Journeys
+from router.routing.peers import Peers
+from router.routing.plan import Now, Plan, Wishes, plan
+from router.routing.route import Candidate, Target, local, resolve
 from router.settings import Settings
 from router.telemetry import Metrics, logger
 
@@ -33,15 +40,17 @@ class Record:
     """One request, as the access log and the metrics will see it."""
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    model: LocalModel | None = None
+    model: str | None = None
+    """What the registry calls whoever was asked for, and then whoever answers; never a client's word."""
     key: Key | None = None
     """Whose request it is; None when the registry has no keys, and anybody may ask for anything."""
     finish: Finish | None = None
 
-    def may_use(self, model: LocalModel) -> bool:
+    def may_use(self, target: Target) -> bool:
         if self.key is None or "*" in self.key.models:
             return True
-        return not {model.name, *model.aliases}.isdisjoint(self.key.models)
+        aliases = () if isinstance(target, Upstream) else target.aliases
+        return not {target.name, *aliases}.isdisjoint(self.key.models)
 
 
 class Background:
@@ -85,16 +94,50 @@ class House:
     residency: ResidencyManager
     dispatcher: Dispatcher
     metrics: Metrics
+    cloud: Cloud
+    journeys: Journeys
+    peers: Peers
     background: Background = field(default_factory=Background)
+    rates: Rates = field(default_factory=Rates)
+
+    def target(self, name: str, record: Record) -> Target:
+        """What `name` means. Raises UnknownModel, or NotAllowed for a key that may not use it."""
+        target = resolve(self.catalog.current, name)
+        if not record.may_use(target):
+            raise NotAllowed(f"This key may not use the model {target.name!r}.")
+        record.model = target.name
+        return target
 
     def model(self, name: str, record: Record) -> LocalModel:
-        """The model that `name` means. Raises UnknownModel, or NotAllowed for a key that may not use it."""
-        model = resolve(self.catalog.current, name)
-        if not record.may_use(model):
-            raise NotAllowed(f"This key may not use the model {model.name!r}.")
-        record.model = model
-        return model
+        """For what only a local model can do. Raises InvalidRequest for any other target, too."""
+        return local(self.target(name, record))
 
-    def models(self, record: Record) -> Iterator[LocalModel]:
-        """The models that the request may use, in the registry's order."""
-        return (m for m in self.catalog.current.models.values() if record.may_use(m))
+    def plan(self, name: str, wishes: Wishes, record: Record) -> Plan:
+        """
+        Who answers a request for `name`. Counts against the rate of its key.
+
+        Raises RateLimited, and PolicyRefused when nobody is left who may answer.
+        """
+        self.rates.admit(record.key)
+        target = self.target(name, record)
+        if isinstance(target, LocalModel) and not target.fallback and not (wishes.accuracy or wishes.effort):
+            return Plan(target.name, (target,))
+        cloud = record.key is None or record.key.cloud
+        now = Now(getattr(self.residency, "expected_wait", lambda m: 0.0), self._resident)
+        found = plan(self.catalog.current, target, wishes, now, cloud=cloud, may_use=record.may_use)
+        if not found.candidates:
+            reasons = "; ".join(f"{skipped.name}: {skipped.reason}" for skipped in found.skipped)
+            raise PolicyRefused(f"Nobody may answer this request for {found.name!r} ({reasons}).", found.name)
+        return found
+
+    def _resident(self, candidate: Candidate) -> bool:
+        if isinstance(candidate, LocalModel):
+            return self.residency.view().status(candidate.name) == "loaded"
+        return self.peers.status(candidate) == "loaded"
+
+    def targets(self, record: Record) -> Iterator[Target]:
+        """What the request may ask for, in the registry's order: models, routes, upstreams."""
+        registry = self.catalog.current
+        named: list[Target] = [*registry.models.values(), *registry.routes.values()]
+        named += registry.upstreams.values()
+        return (target for target in named if record.may_use(target))

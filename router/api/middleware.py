@@ -91,7 +91,7 @@ class Outermost:
             method=scope["method"],
             path=scope["path"][:200],
             status=status,
-            model=record.model.name if record.model else None,
+            model=record.model,
             key=record.key.name if record.key else None,
             finish=record.finish,
             ms=round(seconds * 1000, 1),
@@ -100,7 +100,7 @@ class Outermost:
     def _count(self, scope: Scope, record: Record, status: int) -> None:
         route = self._counted.get(scope["path"])
         if route is not None and scope["method"] == "POST":
-            model = record.model.name if record.model else "unknown"
+            model = record.model or "unknown"
             self._house.metrics.requests.labels(model, str(status), record.finish or "error").inc()
             self._house.metrics.route_requests.labels(route, str(status)).inc()
 

@@ -1,96 +1,74 @@
 """
-OpenAI's endpoints: chat, completions, embeddings, models.
+OpenAI's endpoints that generate: chat and completions.
 
 The one rule: a handler reads the body, asks one room below, and answers; it waits nowhere else.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from router.api import dialect, wire
-from router.api.answers import ChatWriter, TextWriter, Writer, embedding_list, model_entry
-from router.api.body import read
-from router.api.exchange import Exchange, facts
+from router.api.answers import ChatWriter, TextWriter, Writer
+from router.api.body import receive
+from router.api.exchange import Exchange, Question
 from router.api.house import House, Record
-from router.api.sse import while_connected
-from router.domain.errors import InvalidRequest
-from router.domain.generation import EmbeddingRequest, GenerationRequest, Prompt
+from router.api.passing import passed_on, stays
+from router.api.wishes import wishes
+from router.cloud.calls import CloudCall
+from router.domain.generation import GenerationRequest
+from router.domain.models import LocalModel
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One of the endpoints that generate."""
+
+    body: type[dialect.ChatBody | dialect.CompletionBody]
+    path: Literal["chat/completions", "completions"]
+    writer: type[Writer]
+    prefix: str
+
+
+CHAT = Kind(dialect.ChatBody, "chat/completions", ChatWriter, "chatcmpl")
+COMPLETIONS = Kind(dialect.CompletionBody, "completions", TextWriter, "cmpl")
 
 
 async def chat(request: Request, house: House, record: Record) -> Response:
-    body = await read(request, dialect.ChatBody)
-    return await _generate(request, house, record, body, (body.prompt(),), ChatWriter, "chatcmpl")
+    exchange = await _exchange(request, house, record, CHAT)
+    return exchange.stream() if exchange.streams else await exchange.whole(request)
 
 
 async def completions(request: Request, house: House, record: Record) -> Response:
-    body = await read(request, dialect.CompletionBody)
-    return await _generate(request, house, record, body, body.prompts(), TextWriter, "cmpl")
+    exchange = await _exchange(request, house, record, COMPLETIONS)
+    return exchange.stream() if exchange.streams else await exchange.whole(request)
 
 
-async def embeddings(request: Request, house: House, record: Record) -> Response:
-    body = await read(request, dialect.EmbeddingBody)
-    model = house.model(body.model_name(), record)
-    asked = EmbeddingRequest(_id("embd"), body.inputs())
-    answer = await while_connected(request.receive, house.dispatcher.embed(model, asked))
-    have = answer.embeddings.dimensions
-    if body.dimensions not in (None, have):
-        raise InvalidRequest(f"The vectors of {model.name!r} always have {have} dimensions.", "dimensions")
-    pieces = embedding_list(answer.embeddings, model.name, body.encoding_format or "float")
-    return StreamingResponse(
-        _told(pieces, record), headers=dict(facts(answer)), media_type="application/json"
-    )
+async def _exchange(request: Request, house: House, record: Record, kind: Kind) -> Exchange:
+    """The bytes of the body live on only if they may have to be passed on."""
+    raw = await receive(request)
+    body = wire.decode(raw, kind.body)
+    plan = house.plan(body.model_name(), wishes(request.headers, body), record)
+    call = passed_on(kind.path, raw, body, record) if plan.leaves else stays
+    return Exchange(house, record, plan, _question(body, kind, call), bool(body.stream))
 
 
-async def _told(pieces: Iterator[bytes], record: Record) -> AsyncIterator[bytes]:
-    """Piece by piece, other requests between them: thousands of vectors are a hundred megabytes of digits."""
-    record.finish = "left"
-    for piece in pieces:
-        yield piece
-        await asyncio.sleep(0)
-    record.finish = "stop"
-
-
-async def models(request: Request, house: House, record: Record) -> Response:
-    """OpenAI's list and llama.cpp's in one. Looking wakes no model."""
-    view = house.residency.view()
-    entries = [model_entry(model, view) for model in house.models(record)]
-    return _json({"object": "list", "data": entries})
-
-
-async def model(request: Request, house: House, record: Record) -> Response:
-    found = house.model(request.path_params["id"], record)
-    return _json(model_entry(found, house.residency.view()))
-
-
-async def _generate(
-    request: Request,
-    house: House,
-    record: Record,
-    body: wire.SamplingBody,
-    prompts: tuple[Prompt, ...],
-    writer: type[Writer],
-    prefix: str,
-) -> Response:
-    model = house.model(body.model_name(), record)
-    sampling = wire.sampling(body, model.params)
+def _question(
+    body: dialect.ChatBody | dialect.CompletionBody, kind: Kind, call: Callable[[], CloudCall]
+) -> Question:
     # Not the client's request id: two requests may come with the same one.
-    id = _id(prefix)
-    asked = tuple(GenerationRequest(f"{id}-{n}", prompt, sampling) for n, prompt in enumerate(prompts))
-    speaks = writer(id, int(time.time()), model.name, body.wants_usage())
-    exchange = Exchange(house, record, model, asked, speaks)
-    return exchange.stream() if body.stream else await exchange.whole(request)
+    id = f"{kind.prefix}-{uuid.uuid4().hex}"
+    created = int(time.time())
 
+    def requests(model: LocalModel) -> tuple[GenerationRequest, ...]:
+        prompts, sampling = body.prompts(), wire.sampling(body, model.params)
+        return tuple(GenerationRequest(f"{id}-{n}", prompt, sampling) for n, prompt in enumerate(prompts))
 
-def _id(prefix: str) -> str:
-    return f"{prefix}-{uuid.uuid4().hex}"
-
-
-def _json(body: object) -> Response:
-    return Response(wire.encode(body), media_type="application/json")
+    return Question(requests, lambda name: kind.writer(id, created, name, body.wants_usage()), call)

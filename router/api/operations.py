@@ -20,8 +20,10 @@ from router.api.body import read
 from router.api.errors import NotAllowed
 from router.api.house import House, Record
 from router.api.sse import EventStream
+from router.cloud.report import UpstreamView
 from router.domain.errors import InvalidRequest, LoadFailed, RouterError
 from router.domain.models import LocalModel
+from router.domain.upstreams import usd
 from router.residency.view import InstanceView
 from router.telemetry import CONTENT_TYPE, logger
 
@@ -184,8 +186,28 @@ async def running(request: Request, house: House, record: Record) -> Response:
         "devices": {device: memory.kinds() for device, memory in view.devices.items()},
         "waiting": dict(view.waiting),
         "failed": dict(view.failed),
+        "cloud": [_upstream(v, house) for v in house.cloud.views() if record.may_use(v.upstream)],
     }
     return _json(body)
+
+
+def _upstream(view: UpstreamView, house: House) -> dict[str, Any]:
+    """Money in US dollars as text, so that no reader rounds it."""
+    budget = view.upstream.budget
+    return {
+        "id": view.upstream.name,
+        "model": view.upstream.model,
+        "breaker": view.breaker.value,
+        "retry_after": round(view.retry_after, 1),
+        "in_flight": view.in_flight,
+        "peer_status": house.peers.status(view.upstream) or None if view.upstream.peer else None,
+        "spent_usd": {"day": usd(view.spent.day), "month": usd(view.spent.month)},
+        "reserved_usd": usd(view.spent.reserved),
+        "budget_usd": {
+            "day": None if budget.day is None else usd(budget.day),
+            "month": None if budget.month is None else usd(budget.month),
+        },
+    }
 
 
 def _instance(instance: InstanceView, model: LocalModel | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from router.domain.errors import InvalidRequest
+from router.domain.errors import InvalidRequest, Unsupported
 from router.domain.generation import SamplingParams
 from router.domain.models import SamplingDefaults
 
@@ -42,6 +42,8 @@ class Body(msgspec.Struct, kw_only=True):
     """What every POST body has. Unknown fields are ignored: clients send many."""
 
     model: ModelName | None = None
+    provider: msgspec.Raw = msgspec.field(default_factory=nothing)
+    metadata: msgspec.Raw = msgspec.field(default_factory=nothing)
 
     def model_name(self) -> str:
         if self.model is None:
@@ -77,6 +79,7 @@ class SamplingBody(Body, kw_only=True):
     n: int | None = None
     grammar: str | None = None
     json_schema: msgspec.Raw = msgspec.field(default_factory=nothing)
+    reasoning_effort: msgspec.Raw = msgspec.field(default_factory=nothing)
 
     def wants_usage(self) -> bool:
         return self.stream_options is not None and bool(self.stream_options.include_usage)
@@ -103,6 +106,23 @@ def decode(body: bytes, kind: type[T]) -> T:
         raise InvalidRequest("The body is not valid UTF-8.") from None
     except msgspec.DecodeError as error:
         raise InvalidRequest(f"The body is not valid JSON: {_reason(body, str(error))}.") from None
+
+
+def document(body: bytes) -> dict[str, Any]:
+    """All of a body that `decode` took, for whoever understands more of it than we do."""
+    try:
+        found: dict[str, Any] = msgspec.json.decode(body, type=dict[str, Any])
+    except (RecursionError, msgspec.DecodeError) as error:
+        raise InvalidRequest(f"The body cannot be passed on: {error}.") from None
+    return found
+
+
+def decode_field(field: msgspec.Raw, kind: type[T], name: str) -> T:
+    """A field that was left as bytes. Raises InvalidRequest."""
+    try:
+        return msgspec.json.decode(field, type=kind)
+    except msgspec.ValidationError as error:
+        raise _wrong_shape(f"{error}", name) from None
 
 
 def given(field: msgspec.Raw) -> bool:
@@ -171,11 +191,11 @@ def sampling(body: SamplingBody, defaults: SamplingDefaults) -> SamplingParams:
 def refuse_unsupported(body: SamplingBody) -> None:
     """What would change the answer and cannot be done is refused, not ignored. Raises InvalidRequest."""
     if body.n not in (None, 1):
-        raise InvalidRequest("Only one answer a request is supported: 'n' must be 1.", "n")
+        raise Unsupported("Only one answer a request is supported: 'n' must be 1.", "n")
     if body.grammar:
-        raise InvalidRequest("'grammar' is not supported yet.", "grammar")
+        raise Unsupported("'grammar' is not supported yet.", "grammar")
     if given(body.json_schema):
-        raise InvalidRequest("'json_schema' is not supported yet.", "json_schema")
+        raise Unsupported("'json_schema' is not supported yet.", "json_schema")
 
 
 def check_tokens(tokens: Sequence[int], param: str) -> tuple[int, ...]:
@@ -210,10 +230,7 @@ def _biases(raw: msgspec.Raw) -> tuple[tuple[int, float], ...] | None:
         return None
     if len(bytes(raw)) > MAX_BIASES * _BIAS_BYTES:
         raise InvalidRequest(f"'logit_bias' may hold {MAX_BIASES} tokens.", "logit_bias")
-    try:
-        biases = msgspec.json.decode(raw, type=dict[str, float])
-    except msgspec.ValidationError as error:
-        raise _wrong_shape(f"{error}", "logit_bias") from None
+    biases = decode_field(raw, dict[str, float], "logit_bias")
     if len(biases) > MAX_BIASES:
         raise InvalidRequest(f"'logit_bias' may hold {MAX_BIASES} tokens, not {len(biases)}.", "logit_bias")
     return tuple((_token_id(token), _bias(bias)) for token, bias in biases.items())

@@ -103,7 +103,7 @@ class Line:
                 request.method,
                 # To the very address that was judged; certificate and Host are those of the name.
                 url.copy_with(host=address),
-                headers=outgoing.headers(url.netloc.decode(), key, request.stream),
+                headers=outgoing.headers(url.netloc.decode(), key, request.stream, self.upstream.peer),
                 content=request.body,
                 extensions=self._extensions(url, watch),
             )

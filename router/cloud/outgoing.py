@@ -55,8 +55,8 @@ def compose(upstream: Upstream, call: CloudCall) -> Outgoing:
 LIST_MODELS = Outgoing("GET", "models", b"", stream=False)
 
 
-def headers(host: str, key: str | None, stream: bool) -> list[tuple[str, str]]:
-    """All headers of a request but its length."""
+def headers(host: str, key: str | None, stream: bool, peer: bool = False) -> list[tuple[str, str]]:
+    """All headers of a request but its length. A peer answers by itself, else two could ask each other for ever."""
     written = [
         ("host", host),
         ("user-agent", f"router/{__version__}"),
@@ -65,6 +65,8 @@ def headers(host: str, key: str | None, stream: bool) -> list[tuple[str, str]]:
         ("accept-encoding", "identity"),
         ("content-type", "application/json"),
     ]
+    if peer:
+        written.append(("x-router-local-only", "true"))
     return [*written, ("authorization", f"Bearer {key}")] if key else written
 
 

@@ -5,6 +5,7 @@ The error tree. Errors carry facts; `api.errors` alone knows their HTTP status.
   x InvalidRequest       the caller's fault
     + UnknownModel
     + ContextOverflow
+    + Unsupported        not by a local model; another candidate may be able to
   x Unavailable          a good request, not now
     + QueueFull
     + LeaseTimeout
@@ -65,6 +66,10 @@ class ContextOverflow(InvalidRequest):
         )
         self.context = context
         self.prompt_tokens = prompt_tokens
+
+
+class Unsupported(InvalidRequest):
+    """A good request, but local models cannot do it (yet): an upstream may."""
 
 
 class Unavailable(RouterError):

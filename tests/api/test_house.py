@@ -37,11 +37,11 @@ async def test_a_look_up_notes_the_model_and_checks_the_key() -> None:
             house.model("default", mine)
         assert mine.model is None
         assert house.model("b", mine) == B
-        assert mine.model == B
+        assert mine.model == B.name
         with pytest.raises(UnknownModel):
             house.model("c", mine)
-        assert list(house.models(mine)) == [B]
-        assert list(house.models(Record("r2"))) == [A, B]
+        assert list(house.targets(mine)) == [B]
+        assert list(house.targets(Record("r2"))) == [A, B]
 
 
 async def test_background_work_runs_once_a_name_and_ends_with_the_app() -> None:

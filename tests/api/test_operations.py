@@ -10,7 +10,9 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
+from router.domain.upstreams import Budget
 from router.registry.loader import Key
+from tests.api.beyond import split
 from tests.scene import A, B, Scene, scene, until
 
 
@@ -166,3 +168,14 @@ async def test_props_are_the_routers_or_one_models(house: Scene) -> None:
     assert props["is_sleeping"] is True
     assert (await house.ask("GET", "/props", query="model=nobody")).status == 404
     assert house.launcher.workers == {}
+
+
+async def test_running_shows_breakers_and_money_of_the_upstreams_that_a_key_may_use() -> None:
+    async with split(budget=Budget(day=5_000_000)) as house:
+        await house.chat("big")
+        cloud = {entry["id"]: entry for entry in (await house.scene.ask("GET", "/running")).json["cloud"]}
+        assert cloud["big"]["breaker"] == "closed"
+        assert cloud["big"]["spent_usd"] == {"day": "0.000030", "month": "0.000030"}
+        assert cloud["big"]["budget_usd"] == {"day": "5.000000", "month": None}
+        assert (cloud["big"]["in_flight"], cloud["big"]["peer_status"]) == (0, None)
+        assert cloud["box/open"]["spent_usd"]["day"] == "0.000000"

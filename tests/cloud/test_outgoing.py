@@ -63,6 +63,11 @@ def test_headers_are_literals_and_the_operators_key() -> None:
     assert "authorization" not in dict(outgoing.headers("host:1", None, stream=False))
 
 
+def test_a_peer_is_told_to_ask_nobody_else() -> None:
+    assert "x-router-local-only" not in dict(outgoing.headers("host:1", None, stream=False))
+    assert dict(outgoing.headers("host:1", None, stream=False, peer=True))["x-router-local-only"] == "true"
+
+
 def test_what_is_free_is_sent_without_a_limit_of_ours() -> None:
     made = outgoing.compose(FREE, call())
     assert (made.worst, "max_tokens" in json.loads(made.body)) == (0, False)

@@ -9,8 +9,11 @@ import pytest
 
 from router.domain.routes import Route, Spill
 from router.domain.upstreams import Budget, KeySource, Price, Timeouts, Upstream
+from router.registry import loader
+from router.sizing.devices import Device
 from tests.registry.conftest import Folder
 
+EXAMPLES = Path(__file__).parents[2] / "config" / "examples"
 MODEL = "version: 1\nmodels: {a: {path: a.gguf, cloud: spill, aliases: [default]}}\n"
 BIG = "{base_url: 'https://api.example.com/v1/', model: gpt}"
 
@@ -137,3 +140,18 @@ def test_keys_that_are_not_there_are_warned_of_and_never_shown(folder: Folder, t
         "registry.yaml:5:60: cloud.c.api_key: there is no such file, or it cannot be read",
     ]
     assert registry.upstreams["c"].api_key == KeySource("file", str(tmp_path / "no-such-file"))
+
+
+def test_the_examples_say_what_their_comments_say() -> None:
+    host = Device("host", "cpu", 2**40, 2**40)
+    split = loader.load(EXAMPLES / "with-cloud.yaml", [host], EXAMPLES)
+    assert split.routes["smart"] == Route(
+        "smart", ("big", "chat"), cloud="fallback", accuracy="high", reasoning_effort="high"
+    )
+    assert split.routes["fast"].cloud == "spill"
+    assert split.models["contracts"].cloud == "never"
+    assert [key.cloud for key in split.keys] == [True, False]
+    assert not [line for line in split.warnings if "api_key" not in line and "no such file" not in line]
+    fleet = loader.load(EXAMPLES / "fleet.yaml", [host], EXAMPLES)
+    assert list(fleet.upstreams) == ["box2/chat", "box2/large", "box2/vision", "box3/chat"]
+    assert fleet.models["chat"].fallback == ("box2/chat", "box3/chat")

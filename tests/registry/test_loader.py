@@ -284,6 +284,11 @@ def test_the_demo_holds_any_one_of_its_models_and_the_small_ones_but_not_all(
 
 WORDS = [
     "version",
+    "cloud",
+    "routes",
+    "peers",
+    "candidates",
+    "fallback",
     "models",
     "a",
     "path",

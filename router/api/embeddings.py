@@ -1,0 +1,81 @@
+"""
+/v1/embeddings.
+
+The one rule: a large answer leaves in pieces, and other requests get their turn between them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from router.api import dialect, wire
+from router.api.answers import embedding_list
+from router.api.body import receive
+from router.api.exchange import COST, facts
+from router.api.house import House, Record
+from router.api.passing import passed_on, stays
+from router.api.sse import while_connected
+from router.api.wishes import wishes
+from router.cloud.calls import CloudCall
+from router.domain.errors import InvalidRequest
+from router.domain.generation import EmbeddingRequest
+from router.domain.models import LocalModel
+from router.domain.upstreams import usd
+from router.routing.dispatch import EmbeddingAnswer
+from router.routing.journey import Asked, Relayed
+from router.routing.plan import Plan
+
+
+async def embeddings(request: Request, house: House, record: Record) -> Response:
+    plan, body, call = await _asked(request, house, record)
+    return await while_connected(request.receive, _answered(house, record, plan, body, call))
+
+
+async def _asked(
+    request: Request, house: House, record: Record
+) -> tuple[Plan, dialect.EmbeddingBody, Callable[[], CloudCall]]:
+    raw = await receive(request)
+    body = wire.decode(raw, dialect.EmbeddingBody)
+    plan = house.plan(body.model_name(), wishes(request.headers, body), record)
+    return plan, body, passed_on("embeddings", raw, body, record) if plan.leaves else stays
+
+
+async def _answered(
+    house: House, record: Record, plan: Plan, body: dialect.EmbeddingBody, call: Callable[[], CloudCall]
+) -> Response:
+    @contextlib.asynccontextmanager
+    async def local(model: LocalModel) -> AsyncIterator[EmbeddingAnswer]:
+        asked = EmbeddingRequest(f"embd-{uuid.uuid4().hex}", body.inputs())
+        yield await house.dispatcher.embed(model, asked)
+
+    async with house.journeys.open(plan, Asked(local, call)) as answer:
+        if isinstance(answer, Relayed):
+            record.model, record.finish = answer.served_by, "stop"
+            headers = {**facts(answer), COST: usd(answer.answer.cost or 0)}
+            return Response(answer.answer.body, headers=headers, media_type="application/json")
+        return _own(answer, record, body)
+
+
+def _own(answer: EmbeddingAnswer, record: Record, body: dialect.EmbeddingBody) -> Response:
+    record.model = answer.model.name
+    have = answer.embeddings.dimensions
+    if body.dimensions not in (None, have):
+        words = f"The vectors of {answer.model.name!r} always have {have} dimensions."
+        raise InvalidRequest(words, "dimensions")
+    pieces = embedding_list(answer.embeddings, answer.model.name, body.encoding_format or "float")
+    return StreamingResponse(_told(pieces, record), headers=facts(answer), media_type="application/json")
+
+
+async def _told(pieces: Iterator[bytes], record: Record) -> AsyncIterator[bytes]:
+    """Piece by piece, other requests between them: thousands of vectors are a hundred megabytes of digits."""
+    record.finish = "left"
+    for piece in pieces:
+        yield piece
+        await asyncio.sleep(0)
+    record.finish = "stop"

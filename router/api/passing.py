@@ -1,0 +1,46 @@
+"""
+A client's body on its way to an upstream.
+
+The one rule: what goes on is our own parse of the body, never its bytes, and nothing of the client's headers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from router.api import wire
+from router.api.house import Record
+from router.api.wire import Body, SamplingBody
+from router.cloud.calls import CloudCall, Path
+from router.domain.errors import InvalidRequest
+
+
+def passed_on(path: Path, raw: bytes, body: Body, record: Record) -> Callable[[], CloudCall]:
+    """`raw` is what `body` was decoded from; it is parsed again, whole, only when somebody is called."""
+
+    def call() -> CloudCall:
+        return CloudCall(
+            path,
+            wire.document(raw),
+            stream=isinstance(body, SamplingBody) and bool(body.stream),
+            max_tokens=_limit(body),
+            caller=record.key.name if record.key else None,
+        )
+
+    return call
+
+
+def stays() -> CloudCall:
+    """For a plan without a way out: asking is a fault of ours."""
+    raise RuntimeError("a request that may not leave was about to")
+
+
+def _limit(body: Body) -> int | None:
+    """What a request may cost hangs on it: nothing below one passes."""
+    if not isinstance(body, SamplingBody):
+        return None
+    for name in ("max_completion_tokens", "max_tokens"):
+        limit: int | None = getattr(body, name)
+        if limit is not None and limit < 1:
+            raise InvalidRequest(f"'{name}' must be at least 1.", name)
+    return body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
