@@ -80,6 +80,7 @@ class Memory(msgspec.Struct, frozen=True):
     used: int = 0
     reserved: int = 0
     quarantined: int = 0
+    strangers: int = 0
     free: int = 0
 
 

@@ -93,7 +93,17 @@ class DoesNotFit(Unavailable):
 
 
 class LoadFailed(Unavailable):
-    """The model's process did not become ready, or failed too often to be tried again now."""
+    """
+    The model's process did not become ready, or failed too often to be tried again now.
+
+    `out_of_memory`: the device had not enough, whatever was reserved; tried again once with idle models gone.
+    """
+
+    def __init__(
+        self, message: str, retry_after: float | None = None, *, out_of_memory: bool = False
+    ) -> None:
+        super().__init__(message, retry_after)
+        self.out_of_memory = out_of_memory
 
 
 class WorkerCrashed(Unavailable):

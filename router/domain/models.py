@@ -173,6 +173,12 @@ class Limits(msgspec.Struct, frozen=True):
     """How long the head of the queue lets a busy model run on before it is drained."""
     hold: float = 2.0
     """The least time a model stays after it was loaded while others want its memory."""
+    hold_factor: float = 2.0
+    """It stays at least so many times as long as its load took, but for this never beyond `patience`."""
+    aging: float = 10.0
+    """A request is served as if it had come so many seconds earlier for each point of its priority."""
+    eviction: Literal["cost", "lru"] = "cost"
+    """Who goes of several: the cheapest to do without, or the least recently used."""
     backoff: float = 5.0
     """The first pause after a failed load; it doubles up to `backoff_max`."""
     backoff_max: float = 300.0

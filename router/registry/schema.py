@@ -6,7 +6,7 @@ The one rule: shapes and single values only. What needs a file, a device or a se
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
@@ -62,6 +62,15 @@ class Limits(Section):
     """How long the head of the queue lets a busy model run on before it is drained. Default 10s."""
     hold: Duration | None = None
     """The least time a loaded model stays while others want its memory. Default 2s."""
+    hold_factor: Annotated[float, Field(ge=0, le=100)] | None = None
+    """It stays at least so many times as long as its load took, but for this never beyond patience. Default 2."""
+    aging: Duration | None = None
+    """A request is served as if it had come so much earlier for each point of its model's priority. Default 10s."""
+    eviction: Literal["cost", "lru"] | None = None
+    """
+    Who goes of several: cost = the cheapest to do without (seconds of its reload, how often it is asked for, the
+    bytes that it gives), lru = the least recently used. Default cost.
+    """
     backoff: Pause | None = None
     """The first pause after a failed load; it doubles. Default 5s."""
     backoff_max: Pause | None = None

@@ -6,7 +6,7 @@ The one rule: bytes are counted by device, and free is what nobody holds and nob
 
 from __future__ import annotations
 
-from router.domain.memory import Bytes, fits, lacking
+from router.domain.memory import Bytes, fits, lacking, left
 from router.domain.models import LocalModel
 from router.residency import policy
 from router.residency.state import Instance, Phase, Waiter
@@ -27,9 +27,14 @@ class Claims(Steps):
         return bool(spared)
 
     def _shrink(self) -> None:
-        """After an edit lowered a budget: send away until it holds. Pinned models go last."""
+        """
+        After an edit lowered a budget: send away until it holds. Pinned models go last.
+
+        Strangers who take memory send nobody away: that would not bring theirs back.
+        """
         tables = self.tables
-        soon = tables.free_after(Phase.STOPPING, Phase.DRAINING)
+        staying = (i.reserved for i in tables.instances.values() if i.phase not in policy.LEAVING)
+        soon = left(tables.budgets, *staying)
         over = {device: -size for device, size in soon.items() if size < 0}
         if not over:
             return
@@ -45,8 +50,8 @@ class Claims(Steps):
         ways = tables.ways(waiter.model, waiter.fingerprint)
         needs = [tables.need(waiter.fingerprint, placement) for placement in ways]
         for placement, need in zip(ways, needs, strict=True):
-            if fits(need, tables.free):
-                self._start(waiter.model, placement, waiter.reason)
+            if fits(need, tables.free) and not self._squeezing(waiter, need):
+                self._start(waiter.model, placement, waiter.reason, now)
                 return True
         tables.claim = waiter.ticket
         for victim in self._victims(waiter, needs, now):
@@ -59,19 +64,28 @@ class Claims(Steps):
         least recently used of those whose time is up.
         """
         tables = self.tables
-        ready = [
-            i
-            for i in policy.oldest_first(self._evictable())
-            if policy.goes_at(waiter, i, tables.limits) <= now
-        ]
+        ready = [i for i in self._evictable() if policy.goes_at(waiter, i, tables.limits) <= now]
         soon = tables.free_after(Phase.STOPPING)
         later = tables.free_after(Phase.STOPPING, Phase.DRAINING)
         idle = [i for i in ready if i.idle]
+        if waiter.fingerprint in tables.squeezed:
+            return [i for i in idle if any(_shares(i, need) for need in needs)]
+        order = policy.ORDERS[tables.limits.eviction]
+        losses = {i.fingerprint: policy.loss(tables.pace(i.fingerprint), now) for i in ready}
         for room, candidates in ((soon, []), (soon, idle), (later, []), (later, ready)):
             for need in needs:
-                if (chosen := policy.cover(lacking(need, room), candidates)) is not None:
+                missing = lacking(need, room)
+                if (chosen := policy.cover(missing, order(candidates, losses, missing))) is not None:
                     return chosen
         return []
+
+    def _squeezing(self, waiter: Waiter, need: Bytes) -> bool:
+        """Whether the last try of a model that ran out of memory has to wait for idle models to go."""
+        if waiter.fingerprint not in self.tables.squeezed:
+            return False
+        idle = [i for i in self._evictable() if i.idle]
+        leaving = [i for i in self.tables.instances.values() if i.phase is Phase.STOPPING]
+        return any(_shares(i, need) for i in (*idle, *leaving))
 
     def _evictable(self) -> list[Instance]:
         """A loading model is no victim, nor is a pinned one."""
@@ -87,7 +101,7 @@ class Claims(Steps):
             if self._is_unasked(fingerprint, model) and tables.failed(fingerprint, now) is None:
                 for placement in tables.ways(model, fingerprint):
                     if fits(tables.need(fingerprint, placement), tables.free):
-                        self._start(model, placement, "preload")
+                        self._start(model, placement, "preload", now)
                         break
 
     def _is_unasked(self, fingerprint: str, model: LocalModel) -> bool:
@@ -97,3 +111,8 @@ class Claims(Steps):
         if not model.pinned and (not model.preload or fingerprint in tables.preloaded):
             return False
         return tables.serving(fingerprint) is None
+
+
+def _shares(instance: Instance, need: Bytes) -> bool:
+    """Whether it holds memory of a device that is needed."""
+    return any(size > 0 and instance.reserved.get(device, 0) > 0 for device, size in need.items())

@@ -16,22 +16,14 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from router.domain.errors import (
-    DoesNotFit,
-    LeaseTimeout,
-    LoadFailed,
-    QueueFull,
-    ShuttingDown,
-    WorkerCrashed,
-)
+from router.domain.errors import LoadFailed, ShuttingDown, WorkerCrashed
 from router.domain.memory import Bytes, fits, told
 from router.residency import events, policy
-from router.residency.claims import Claims
-from router.residency.state import Failures, Instance, Phase, Waiter
-from router.residency.steps import Refusal
+from router.residency.state import Failures, Instance, Phase
+from router.residency.waiting import WaitingRoom
 
 
-class Residency(Claims):
+class Residency(WaitingRoom):
     def handle(self, event: events.Event) -> list[events.Action]:
         """Everything that is to be done because of `event`, in order."""
         self._actions = []
@@ -55,9 +47,11 @@ class Residency(Claims):
                 self._freed(event)
             case events.WorkerStuck(at, instance):
                 self._stuck(at, instance)
-            case events.WorkerExited(at, instance, reason):
-                self._lost(at, instance, reason)
+            case events.WorkerExited(at, instance, reason, out_of_memory):
+                self._lost(at, instance, reason, out_of_memory)
                 self.tables.instances.pop(instance, None)
+            case events.DeviceFree():
+                self.tables.free_beside = dict(event.free_beside)
             case events.ModelsDesired():
                 self._desired(event)
             case events.UnloadRequested(_, name):
@@ -68,39 +62,6 @@ class Residency(Claims):
                 pass
             case _:
                 assert_never(event)
-
-    def _requested(self, event: events.LeaseRequested) -> None:
-        tables, model = self.tables, event.model
-        deadline = event.at + tables.limits.max_wait if event.deadline is None else event.deadline
-        waiter = Waiter(event.ticket, model, model.fingerprint, event.at, deadline, event.reason)
-        if tables.shutting_down:
-            self._refuse(waiter, (ShuttingDown, "The gateway is shutting down.", policy.SHORTEST_RETRY))
-        elif (full := self._queue_full(waiter)) is not None:
-            self._refuse(waiter, full)
-        else:
-            tables.waiting[waiter.ticket] = waiter
-
-    def _queue_full(self, waiter: Waiter) -> Refusal | None:
-        tables, limits = self.tables, self.tables.limits
-        same = sum(1 for _ in tables.waiting_for(waiter.fingerprint))
-        instance = tables.serving(waiter.fingerprint)
-        if instance is not None and instance.has_room and not same:
-            return None  # served at once, however long the queue for other models is
-        if same >= limits.max_waiting_per_model:
-            text = f"{same} requests wait for {waiter.model.name} already."
-        elif len(tables.waiting) >= limits.max_waiting:
-            text = f"{len(tables.waiting)} requests wait already."
-        else:
-            return None
-        return QueueFull, text, self._retry_after(waiter.fingerprint)
-
-    def _released(self, at: float, ticket: int) -> None:
-        self.tables.waiting.pop(ticket, None)
-        holder = self.tables.holders.pop(ticket, None)
-        if holder is not None:
-            instance = self.tables.instances[holder]
-            instance.leases.discard(ticket)
-            instance.last_used = at
 
     def _ready(self, event: events.WorkerReady) -> None:
         tables = self.tables
@@ -117,6 +78,8 @@ class Residency(Claims):
         instance.phase = Phase.READY
         instance.slots = max(event.slots, 1)
         instance.ready_at = instance.last_used = event.at
+        tables.pace(instance.fingerprint).load = event.at - instance.started
+        tables.squeezed.discard(instance.fingerprint)
         tables.preloaded.add(instance.fingerprint)
         tables.dismissed.discard(instance.fingerprint)
 
@@ -140,26 +103,36 @@ class Residency(Claims):
         if instance is not None:
             instance.phase = Phase.QUARANTINED
 
-    def _lost(self, at: float, name: str, cause: str) -> None:
+    def _lost(self, at: float, name: str, cause: str, out_of_memory: bool = False) -> None:
         instance = self.tables.instances.get(name)
         if instance is None:
             return
         model = instance.model.name
         for ticket in sorted(instance.leases):
-            del self.tables.holders[ticket]
+            del self.tables.holders[ticket], self.tables.granted[ticket]
             self._say(events.RefuseLease(ticket, WorkerCrashed, f"The worker of {model} died: {cause}", 1.0))
         instance.leases.clear()
-        if instance.phase in (Phase.STOPPING, Phase.QUARANTINED):
+        phase, instance.phase = instance.phase, Phase.STOPPING
+        if phase is Phase.LOADING and out_of_memory and self._squeeze(instance.fingerprint):
+            return
+        if phase in (Phase.STOPPING, Phase.QUARANTINED):
+            instance.phase = phase
             return
         if instance.ready_at is not None and at - instance.ready_at >= self.tables.limits.failure_window:
             self.tables.failures.pop(instance.fingerprint, None)
         self._failed(at, instance.fingerprint, cause)
-        if instance.phase is Phase.LOADING:
+        if phase is Phase.LOADING:
             pause = self.tables.failures[instance.fingerprint].until - at
             refusal = (LoadFailed, f"{model} could not be loaded: {cause}", max(pause, policy.SHORTEST_RETRY))
             for waiter in list(self.tables.waiting_for(instance.fingerprint)):
                 self._refuse(waiter, refusal)
-        instance.phase = Phase.STOPPING
+
+    def _squeeze(self, fingerprint: str) -> bool:
+        """Whether a load that ran out of memory is tried once more for those who wait, with idle models gone."""
+        if fingerprint in self.tables.squeezed or not self.tables.wanted(fingerprint):
+            return False
+        self.tables.squeezed.add(fingerprint)
+        return True
 
     def _failed(self, at: float, fingerprint: str, reason: str) -> None:
         record = self.tables.failures.get(fingerprint, Failures())
@@ -199,6 +172,7 @@ class Residency(Claims):
     # What is possible now ---------------------------------------------------------------------------------
 
     def _settle(self, now: float) -> None:
+        self.tables.squeezed &= {w.fingerprint for w in self.tables.waiting.values()}
         self._spare()
         self._retire(now)
         self._shrink()
@@ -223,54 +197,6 @@ class Residency(Claims):
             elif not wanted and self._expiry(instance) <= now:
                 self._stop(instance, "idle")
 
-    def _serve(self, now: float) -> bool:
-        """
-        Grant what can be granted and refuse what is hopeless; the first waiter whose model is not there gets
-        memory before the rest. True when a model was started or a claim ended: then look again.
-        """
-        tables = self.tables
-        there = {i.fingerprint: i for i in tables.instances.values() if i.open}
-        hopeless: dict[str, Refusal | None] = {}
-        claimant: Waiter | None = None
-        for waiter in list(tables.waiting.values()):
-            instance = there.get(waiter.fingerprint)
-            if instance is not None and instance.has_room:
-                self._grant(waiter, instance, now)
-                continue
-            if instance is None and waiter.fingerprint not in hopeless:
-                hopeless[waiter.fingerprint] = self._hopeless(waiter, now)
-            refusal = hopeless.get(waiter.fingerprint) or self._overdue(waiter, now)
-            if refusal is not None:
-                self._refuse(waiter, refusal)
-            elif instance is None and (claimant is None or waiter.ticket == tables.claim):
-                claimant = waiter
-        if tables.claim is not None and tables.claim not in tables.waiting:
-            return True  # whom it had drained is spared before the next claims
-        return claimant is not None and self._claim(claimant, now)
-
-    def _hopeless(self, waiter: Waiter, now: float) -> Refusal | None:
-        """Why a model that is not there will not be loaded for this waiter."""
-        tables, model = self.tables, waiter.model
-        if not tables.ways(model, waiter.fingerprint):
-            return DoesNotFit, model.problem or self._too_small(waiter), None
-        if model.problem is not None:
-            return LoadFailed, model.problem, None
-        if (record := tables.failed(waiter.fingerprint, now)) is not None:
-            text = f"{model.name} failed too often, last because: {record.reason}"
-            return LoadFailed, text, record.until - now
-        return None
-
-    def _overdue(self, waiter: Waiter, now: float) -> Refusal | None:
-        if waiter.deadline > now:
-            return None
-        text = f"{waiter.model.name} was not ready within {waiter.deadline - waiter.since:.1f} s."
-        return LeaseTimeout, text, self._retry_after(waiter.fingerprint)
-
-    def _too_small(self, waiter: Waiter) -> str:
-        room = {d: max(size, 0) for d, size in self.tables.room_for(waiter.fingerprint).items()}
-        need = self.tables.need(waiter.fingerprint, waiter.model.placements[0])
-        return f"{waiter.model.name} needs {told(need)} and can have {told(room)} at most."
-
     def _wake(self, now: float) -> None:
         """Ask for the next moment at which something may change by itself."""
         tables = self.tables
@@ -288,7 +214,3 @@ class Residency(Claims):
         if ttl is None or not instance.idle or self.tables.protected(instance):
             return float("inf")
         return instance.last_used + ttl
-
-    def _retry_after(self, fingerprint: str) -> float:
-        ahead = {w.fingerprint for w in self.tables.waiting.values()} - {fingerprint}
-        return policy.retry_after(len(ahead), self.tables.limits)

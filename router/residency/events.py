@@ -25,6 +25,8 @@ class LeaseRequested:
     deadline: float | None = None
     """When to give up waiting; None = after the registry's `max_wait`."""
     reason: StartReason = "request"
+    priority: int | None = None
+    """None = the model's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,16 @@ class WorkerExited:
     at: float
     instance: str
     reason: str = ""
+    out_of_memory: bool = False
+    """Why the load failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFree:
+    """What other processes leave of each device. Devices that are not named have no strangers."""
+
+    at: float
+    free_beside: Bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +131,7 @@ Event = (
     | WorkerFreed
     | WorkerStuck
     | WorkerExited
+    | DeviceFree
     | ModelsDesired
     | UnloadRequested
     | ShutdownRequested

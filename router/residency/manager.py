@@ -25,6 +25,7 @@ from router.domain.news import Freed, News, Progress, Stuck
 from router.protocol import EngineFacts, EngineGauges
 from router.residency import events
 from router.residency.core import Residency
+from router.residency.estimate import expected_wait
 from router.residency.feed import Feed, StatusChange
 from router.residency.report import Report
 from router.residency.state import Phase, StartReason
@@ -97,6 +98,7 @@ class _Life:
     progress: float = 0.0
     told_to_stop: bool = False
     cause: str = "it ended without a word"
+    out_of_memory: bool = False
 
 
 class ResidencyManager:
@@ -139,14 +141,15 @@ class ResidencyManager:
     # What others ask --------------------------------------------------------------------------------------
 
     def lease(
-        self, model: LocalModel, wait: float | None = None
+        self, model: LocalModel, wait: float | None = None, priority: int | None = None
     ) -> contextlib.AbstractAsyncContextManager[Lease]:
         """
         One slot of `model`, for as long as the context is open; it is loaded if it has to be.
 
-        `wait`: the most seconds to wait; None = the registry's `max_wait`. Raises the kinds of Unavailable.
+        `wait`: the most seconds to wait; None = the registry's `max_wait`. `priority`: None = the model's.
+        Raises the kinds of Unavailable.
         """
-        return self._lease(model, wait, "request")
+        return self._lease(model, wait, "request", priority)
 
     async def load(self, model: LocalModel) -> None:
         """An operator's load: returns when the model is ready. Raises the kinds of Unavailable."""
@@ -160,6 +163,16 @@ class ResidencyManager:
         before = {i.id for i in self._core.tables.instances.values() if i.open}
         self._post(events.UnloadRequested(self._clock(), name))
         return len(before - {i.id for i in self._core.tables.instances.values() if i.open})
+
+    def expected_wait(self, model: LocalModel) -> float:
+        """Seconds until a request for `model` that came now would have its lease: an estimate."""
+        return expected_wait(self._core.tables, model, self._clock(), self._progress()).seconds
+
+    def device_free(self, free_beside: Bytes) -> None:
+        """What other processes leave of each device; said again whenever it changes."""
+        now, before = self._clock(), self._core.tables.in_force
+        self._post(events.DeviceFree(now, free_beside))
+        self._report.strangers(before, self._core.tables)
 
     def reconcile(self, models: Mapping[str, LocalModel], budgets: Bytes, limits: Limits) -> None:
         """The whole registry as it is now; residency moves towards it."""
@@ -196,14 +209,14 @@ class ResidencyManager:
 
     @contextlib.asynccontextmanager
     async def _lease(
-        self, model: LocalModel, wait: float | None, reason: StartReason
+        self, model: LocalModel, wait: float | None, reason: StartReason, priority: int | None = None
     ) -> AsyncIterator[Lease]:
         ticket = next(self._tickets)
         asked = self._clock()
         deadline = None if wait is None else asked + wait
         grant = self._grants[ticket] = asyncio.get_running_loop().create_future()
         try:
-            self._post(events.LeaseRequested(asked, ticket, model, deadline, reason))
+            self._post(events.LeaseRequested(asked, ticket, model, deadline, reason, priority))
             yield self._handed_over(await grant, asked)
         finally:
             del self._grants[ticket]
@@ -277,7 +290,7 @@ class ResidencyManager:
                 await worker.wait_gone()
                 self._went_down(instance, life, "its process ended")
         except LoadFailed as failure:
-            life.cause = failure.message
+            life.cause, life.out_of_memory = failure.message, failure.out_of_memory
         except Exception as error:  # a launcher's bug may cost one worker, not the gateway
             log.exception("the launcher broke", instance=instance)
             life.cause = f"{type(error).__name__}: {error}"
@@ -299,7 +312,7 @@ class ResidencyManager:
         life.over.set()
         if not life.told_to_stop and not self._core.tables.shutting_down:
             self._report.died(instance, self._model(instance), life.cause, life.ready is not None)
-        self._post(events.WorkerExited(self._clock(), instance, life.cause))
+        self._post(events.WorkerExited(self._clock(), instance, life.cause, life.out_of_memory))
 
     def _told(self, instance: str, life: _Life, news: News) -> None:
         match news:
@@ -324,6 +337,9 @@ class ResidencyManager:
     def _ring(self) -> None:
         self._alarm = None
         self._post(events.TimePassed(self._clock()))
+
+    def _progress(self) -> dict[str, float]:
+        return {name: life.progress for name, life in self._lives.items()}
 
     def _statuses(self) -> dict[str, tuple[Status, float]]:
         view = self.view()

@@ -6,17 +6,48 @@ The one rule: arithmetic over values that are handed in; nothing here changes an
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from router.domain.memory import Bytes, left
 from router.domain.models import Limits
-from router.residency.state import Failures, Instance, Waiter
+from router.residency.state import Failures, Instance, Pace, Phase, Waiter
 
 LINGER = 0.05
 """Seconds that an idle model inside its hold is kept for a client who may be about to come back."""
 
+LEAVING = (Phase.DRAINING, Phase.STOPPING)
+"""Whose memory comes back without anybody else being sent away."""
+
 LONGEST_RETRY = 120.0
 SHORTEST_RETRY = 1.0
+
+
+def rank(at: float, priority: int, limits: Limits) -> float:
+    """
+    The place in the queue: the lower, the earlier.
+
+    It never changes, so aging needs no clock: who waits longer than `aging` seconds for each point that others
+    have more is before all that come from then on.
+    """
+    return at - priority * limits.aging
+
+
+def hold(load: float, limits: Limits) -> float:
+    """
+    Seconds that a model stays at least after a load of `load` seconds.
+
+    A multiple of its load time, so that loading is a bounded part of the time, but only up to `patience`: a
+    load of minutes must not shut everybody else out for many more.
+    """
+    return max(limits.hold, min(limits.hold_factor * load, limits.patience))
+
+
+def held_until(holder: Instance, limits: Limits) -> float:
+    """The end of the minimum hold of an instance that is ready."""
+    if holder.ready_at is None:
+        return 0.0
+    return holder.ready_at + hold(holder.ready_at - holder.started, limits)
 
 
 def goes_at(waiter: Waiter, holder: Instance, limits: Limits) -> float:
@@ -31,17 +62,64 @@ def goes_at(waiter: Waiter, holder: Instance, limits: Limits) -> float:
     Busy: once the waiter's patience and the holder's minimum hold are both over. Patience alone would let two
     long queues swap after every batch (llama-swap #811), hold alone would drain a busy model for a newcomer.
     """
-    held_until = (holder.ready_at or 0.0) + limits.hold
+    held = held_until(holder, limits)
     if holder.leases:
-        return max(waiter.since + limits.patience, held_until)
+        return max(waiter.since + limits.patience, held)
     if waiter.since >= holder.last_used:
         return holder.last_used
-    return min(held_until, holder.last_used + LINGER)
+    return min(held, holder.last_used + LINGER)
 
 
-def oldest_first(instances: Iterable[Instance]) -> list[Instance]:
-    """Idle ones before busy ones, each by last use: the order in which victims are considered."""
+# Whom ----------------------------------------------------------------------------------------------------
+
+HALF_LIFE = 300.0
+"""Seconds in which a past request loses half of its weight as a sign of the next one."""
+
+
+def demand(pace: Pace, now: float) -> float:
+    """Requests of late, old ones counting less."""
+    return pace.demand * math.exp2((pace.at - now) / HALF_LIFE)
+
+
+def loss(pace: Pace, now: float) -> float:
+    """
+    What it costs to do without a model: the seconds of its reload, times how likely it is asked for again.
+
+    Only the order of such figures means anything.
+    """
+    return demand(pace, now) * (pace.load or 0.0)
+
+
+def oldest_first(
+    instances: Iterable[Instance], losses: Mapping[str, float], missing: Bytes
+) -> list[Instance]:
+    """`eviction: lru`. Idle ones before busy ones, each by last use."""
     return sorted(instances, key=lambda i: (bool(i.leases), i.last_used))
+
+
+def cheapest_first(
+    instances: Iterable[Instance], losses: Mapping[str, float], missing: Bytes
+) -> list[Instance]:
+    """
+    `eviction: cost`. Idle ones before busy ones, each by loss for each byte that helps; among equals by last use.
+
+    `losses` by fingerprint; `missing` is what is to be freed.
+    """
+
+    def price(instance: Instance) -> tuple[bool, float, float]:
+        helps = sum(min(instance.reserved.get(device, 0), size) for device, size in missing.items())
+        return (
+            bool(instance.leases),
+            losses.get(instance.fingerprint, 0.0) / max(helps, 1),
+            instance.last_used,
+        )
+
+    return sorted(instances, key=price)
+
+
+Order = Callable[[Iterable[Instance], Mapping[str, float], Bytes], list[Instance]]
+"""Who is considered first as a victim."""
+ORDERS: Mapping[str, Order] = {"cost": cheapest_first, "lru": oldest_first}
 
 
 def cover(missing: Bytes, candidates: Sequence[Instance]) -> list[Instance] | None:
@@ -78,7 +156,9 @@ def to_shrink(
     Pinned ones go only for what is left when all others are gone, `loading` bytes included: those are asked
     again once they are ready.
     """
-    ordered = [i for i in oldest_first(ready) if any(i.reserved.get(device, 0) > 0 for device in over)]
+    ordered = [
+        i for i in oldest_first(ready, {}, over) if any(i.reserved.get(device, 0) > 0 for device in over)
+    ]
     others = [i for i in ordered if i.id not in pinned]
     if (chosen := cover(over, others)) is not None:
         return chosen
@@ -102,6 +182,6 @@ def after_failure(record: Failures, at: float, reason: str, limits: Limits) -> F
     return Failures(times[-limits.failures :], record.strikes + 1, at + pause, reason)
 
 
-def retry_after(ahead: int, limits: Limits) -> float:
-    """Seconds after which a refused client may try again, when models for `ahead` others go first."""
-    return min(max(ahead * limits.patience, SHORTEST_RETRY), LONGEST_RETRY)
+def retry_after(seconds: float) -> float:
+    """When a refused client may try again, from an estimate of how long it would wait: within bounds."""
+    return min(max(seconds, SHORTEST_RETRY), LONGEST_RETRY)

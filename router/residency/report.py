@@ -56,6 +56,15 @@ class Report:
             "killed and not reaped; its memory is quarantined", model=model.name, instance=instance, held=held
         )
 
+    def strangers(self, before: Bytes, tables: Tables) -> None:
+        """Said when what other processes take begins or ends to limit what models may hold."""
+        now = tables.in_force
+        for device, budget in tables.budgets.items():
+            if (now[device] < budget) != (before.get(device, budget) < budget):
+                log.warning(
+                    "other processes limit the budget", device=device, budget=budget, left=now[device]
+                )
+
     def granted(self, waited: float) -> None:
         self._metrics.queue_wait.observe(waited)
 

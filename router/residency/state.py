@@ -54,6 +54,7 @@ class Instance:
     """What it holds in the books: the estimate while it loads, the measured bytes after."""
     reason: StartReason
     phase: Phase = Phase.LOADING
+    started: float = 0.0
     slots: int = 0
     leases: set[int] = field(default_factory=set)
     last_used: float = 0.0
@@ -85,6 +86,8 @@ class Waiter:
     since: float
     deadline: float
     reason: StartReason = "request"
+    rank: float = 0.0
+    """When it would have come without its priority: the lower, the earlier it is served."""
 
 
 @dataclass(slots=True)
@@ -99,20 +102,40 @@ class Failures:
 
 
 @dataclass(slots=True)
+class Pace:
+    """What was seen of one version of a model: how often it is asked for, how long it takes. Seconds."""
+
+    load: float | None = None
+    """Its last load; None = it was never loaded."""
+    lease: float | None = None
+    """How long its leases last: a moving average; None = none has ended."""
+    demand: float = 0.0
+    """Requests at `at`, each counting half as much after every `policy.HALF_LIFE`."""
+    at: float = 0.0
+
+
+@dataclass(slots=True)
 class Tables:
     """All that residency knows. Fingerprints are the keys, so that a changed model is another one."""
 
     budgets: Bytes
-    """Bytes that models may hold, by device."""
+    """Bytes that models may hold, by device: the operator's word."""
     limits: Limits
+    free_beside: Bytes = field(default_factory=dict)
+    """Bytes that other processes leave; a device that is not named has no strangers."""
     instances: dict[str, Instance] = field(default_factory=dict)
     waiting: dict[int, Waiter] = field(default_factory=dict)
-    """By ticket, longest wait first."""
+    """By ticket, lowest rank first."""
     holders: dict[int, str] = field(default_factory=dict)
     """Ticket -> instance id, from the grant to the release."""
+    granted: dict[int, float] = field(default_factory=dict)
+    """Ticket -> when, of the holders."""
     failures: dict[str, Failures] = field(default_factory=dict)
     measured: dict[tuple[str, EngineOptions], Bytes] = field(default_factory=dict)
     """What a version really took, placed like this, when it was last loaded."""
+    squeezed: set[str] = field(default_factory=set)
+    """Their last load ran out of memory: the next one is the last try, with idle models gone."""
+    paces: dict[str, Pace] = field(default_factory=dict)
     desired: dict[str, LocalModel] = field(default_factory=dict)
     """By name: the registry."""
     keep: dict[str, LocalModel] = field(default_factory=dict)
@@ -131,12 +154,19 @@ class Tables:
 
     @property
     def free(self) -> dict[str, int]:
-        """Negative only after an edit lowered a budget, until enough is gone."""
+        """Negative only after an edit lowered a budget or strangers came, until enough is gone."""
         return self.free_after()
 
     def free_after(self, *phases: Phase) -> dict[str, int]:
         """What is free once everybody in these phases is gone."""
-        return left(self.budgets, *(i.reserved for i in self.instances.values() if i.phase not in phases))
+        return left(self.in_force, *(i.reserved for i in self.instances.values() if i.phase not in phases))
+
+    @property
+    def in_force(self) -> dict[str, int]:
+        """The operator's budgets, and never more than what strangers leave."""
+        return {
+            device: min(size, self.free_beside.get(device, size)) for device, size in self.budgets.items()
+        }
 
     def bytes_in(self, phase: Phase) -> dict[str, int]:
         return plus(*(i.reserved for i in self.instances.values() if i.phase is phase))
@@ -159,23 +189,31 @@ class Tables:
     def wanted(self, fingerprint: str) -> bool:
         return any(True for _ in self.waiting_for(fingerprint))
 
+    def pace(self, fingerprint: str) -> Pace:
+        return self.paces.setdefault(fingerprint, Pace())
+
     def protected(self, instance: Instance) -> bool:
         """Pinned by the registry as it is now: never evicted for another model."""
         latest = self.keep.get(instance.fingerprint)
         return latest is not None and latest.pinned
 
     def room_for(self, fingerprint: str) -> dict[str, int]:
-        """The most that this model could ever have: the budgets less what is pinned or quarantined."""
-        beside: list[Bytes] = [self.bytes_in(Phase.QUARANTINED)]
+        """The most that this model could have: the budgets in force less what is pinned or quarantined."""
+        return left(self.in_force, self.bytes_in(Phase.QUARANTINED), *self._pinned_beside(fingerprint))
+
+    def room_alone(self, fingerprint: str) -> dict[str, int]:
+        """The same if no stranger and no quarantined process took anything."""
+        return left(self.budgets, *self._pinned_beside(fingerprint))
+
+    def _pinned_beside(self, fingerprint: str) -> Iterator[Bytes]:
         for other, model in self.keep.items():
             if not model.pinned or other == fingerprint:
                 continue
             instance = self.serving(other)
             if instance is not None:
-                beside.append(instance.reserved)
+                yield instance.reserved
             elif model.problem is None:
-                beside.append(self.need(other, model.placements[0]))
-        return left(self.budgets, *beside)
+                yield self.need(other, model.placements[0])
 
     def failed(self, fingerprint: str, now: float) -> Failures | None:
         """The record of a model that may not be tried again yet."""
@@ -190,5 +228,6 @@ class Tables:
             f: r for f, r in self.failures.items() if f in known or r.until > now or r.times[-1] > recent
         }
         self.measured = {key: held for key, held in self.measured.items() if key[0] in known}
+        self.paces = {f: pace for f, pace in self.paces.items() if f in known}
         self.preloaded &= known
         self.dismissed &= known

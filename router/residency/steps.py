@@ -32,6 +32,7 @@ class Steps:
     def _grant(self, waiter: Waiter, instance: Instance, now: float) -> None:
         self.tables.waiting.pop(waiter.ticket)
         self.tables.holders[waiter.ticket] = instance.id
+        self.tables.granted[waiter.ticket] = now
         instance.leases.add(waiter.ticket)
         instance.last_used = now
         self._say(events.GrantLease(waiter.ticket, instance.id))
@@ -40,11 +41,13 @@ class Steps:
         self.tables.waiting.pop(waiter.ticket, None)
         self._say(events.RefuseLease(waiter.ticket, *refusal))
 
-    def _start(self, model: LocalModel, placement: Placement, reason: StartReason) -> None:
+    def _start(self, model: LocalModel, placement: Placement, reason: StartReason, now: float) -> None:
         fingerprint = model.fingerprint
         name = f"{model.name}#{next(self._numbers)}"
         reserved = self.tables.need(fingerprint, placement)
-        self.tables.instances[name] = Instance(name, model, fingerprint, placement, reserved, reason)
+        self.tables.instances[name] = Instance(
+            name, model, fingerprint, placement, reserved, reason, started=now
+        )
         self._say(events.StartWorker(name, model, placement, reason))
 
     def _evict(self, instance: Instance) -> None:

@@ -6,6 +6,7 @@ The one rule: looking changes nothing and wakes nobody.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +14,7 @@ from typing import Literal
 from router.domain.memory import Bytes, plus
 from router.domain.models import Footprint, together
 from router.protocol import EngineGauges
+from router.residency.estimate import Wait, expected_wait
 from router.residency.state import Instance, Phase, Tables
 
 Status = Literal["unloaded", "loading", "loaded", "failed"]
@@ -58,7 +60,7 @@ class InstanceView:
 
 @dataclass(frozen=True, slots=True)
 class DeviceView:
-    """One device's memory in bytes. `used + reserved + quarantined + free` is the budget."""
+    """One device's memory in bytes. They add up to the budget."""
 
     budget: int = 0
     used: int = 0
@@ -67,6 +69,8 @@ class DeviceView:
     """Of models that are loading or leaving."""
     quarantined: int = 0
     """Of processes that were killed and do not end."""
+    strangers: int = 0
+    """Of the budget, what processes that are not ours have taken."""
     free: int = 0
 
     def kinds(self) -> dict[str, int]:
@@ -75,6 +79,7 @@ class DeviceView:
             "used": self.used,
             "reserved": self.reserved,
             "quarantined": self.quarantined,
+            "strangers": self.strangers,
             "free": self.free,
         }
 
@@ -87,8 +92,8 @@ class HouseView:
     instances: tuple[InstanceView, ...]
     waiting: Mapping[str, int]
     """Model -> requests that wait for it; models without any are left out."""
-    ahead: Mapping[str, int]
-    """Model -> requests that are served before its newest waiter."""
+    expected: Mapping[str, Wait]
+    """Model -> what its newest waiter may expect."""
     failed: Mapping[str, str]
     """Model -> why it is not tried again yet."""
     fingerprints: Mapping[str, str]
@@ -127,11 +132,12 @@ class HouseView:
 
     def describe_wait(self, model: str) -> str:
         """What a request for `model` waits for, for people: the text of an SSE comment."""
-        instance = self.serving(model)
+        instance, wait = self.serving(model), self.expected.get(model)
+        about = "" if wait is None else f", about {math.ceil(wait.seconds)} s"
         if instance is not None and instance.phase == "loading":
-            return f"loading {model} {instance.progress:.0%}"
-        ahead = self.ahead.get(model, 0)
-        return f"waiting for {model}: {ahead} ahead" if ahead else f"waiting for {model}: next"
+            return f"loading {model} {instance.progress:.0%}{about}"
+        place = f"{wait.ahead} ahead" if wait is not None and wait.ahead else "next"
+        return f"waiting for {model}: {place}{about}"
 
 
 def house_view(tables: Tables, now: float, workers: Mapping[str, WorkerView]) -> HouseView:
@@ -142,7 +148,7 @@ def house_view(tables: Tables, now: float, workers: Mapping[str, WorkerView]) ->
             _instance_view(tables, i, now, workers.get(i.id, WorkerView())) for i in tables.instances.values()
         ),
         waiting=_waiting(tables),
-        ahead=_ahead(tables),
+        expected=_expected(tables, now, workers),
         failed=_failed(tables, now),
         fingerprints={name: model.fingerprint for name, model in tables.desired.items()},
         shutting_down=tables.shutting_down,
@@ -157,7 +163,12 @@ def device_views(tables: Tables) -> dict[str, DeviceView]:
     lost = tables.bytes_in(Phase.QUARANTINED)
     return {
         device: DeviceView(
-            budget, resident.get(device, 0), moving.get(device, 0), lost.get(device, 0), free[device]
+            budget,
+            resident.get(device, 0),
+            moving.get(device, 0),
+            lost.get(device, 0),
+            budget - tables.in_force[device],
+            free[device],
         )
         for device, budget in tables.budgets.items()
     }
@@ -192,14 +203,10 @@ def _waiting(tables: Tables) -> dict[str, int]:
     return counts
 
 
-def _ahead(tables: Tables) -> dict[str, int]:
-    """For a model in memory only its own queue counts; for one that needs memory everybody before it does."""
-    own = _waiting(tables)
-    ahead: dict[str, int] = {}
-    for position, waiter in enumerate(tables.waiting.values()):
-        name = waiter.model.name
-        ahead[name] = own[name] - 1 if tables.serving(waiter.fingerprint) is not None else position
-    return ahead
+def _expected(tables: Tables, now: float, workers: Mapping[str, WorkerView]) -> dict[str, Wait]:
+    progress = {name: worker.progress for name, worker in workers.items()}
+    models = {w.model.name: w.model for w in tables.waiting.values()}
+    return {name: expected_wait(tables, model, now, progress, last=True) for name, model in models.items()}
 
 
 def _failed(tables: Tables, now: float) -> dict[str, str]:

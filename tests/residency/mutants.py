@@ -100,11 +100,11 @@ class WaiterNeverLeaves(Residency):
 class CrashLeaksLeases(Residency):
     """The leases of a dead worker live on (helix #1315, vllm #39863)."""
 
-    def _lost(self, at: float, name: str, cause: str) -> None:
+    def _lost(self, at: float, name: str, cause: str, out_of_memory: bool = False) -> None:
         instance = self.tables.instances.get(name)
         if instance is not None:
             instance.leases.clear()
-        super()._lost(at, name, cause)
+        super()._lost(at, name, cause, out_of_memory)
 
 
 class NoFairness(Residency):
@@ -131,8 +131,8 @@ class NoDeadline(Residency):
 class TwoLoadsPassTheLimit(Residency):
     """Memory is counted when a model is ready, not when its load is ordered (llama.cpp PR 22284)."""
 
-    def _start(self, model: LocalModel, placement: Placement, reason: str) -> None:  # type: ignore[override]
-        super()._start(model, placement, reason)  # type: ignore[arg-type]
+    def _start(self, model: LocalModel, placement: Placement, reason: str, now: float) -> None:  # type: ignore[override]
+        super()._start(model, placement, reason, now)  # type: ignore[arg-type]
         list(self.tables.instances.values())[-1].reserved = {}
 
 
@@ -142,7 +142,7 @@ class LoadsAnyway(Residency):
     def _claim(self, waiter: Waiter, now: float) -> bool:
         started = super()._claim(waiter, now)
         if not started and not self.tables.bytes_in(Phase.STOPPING):
-            self._start(waiter.model, waiter.model.placements[0], waiter.reason)
+            self._start(waiter.model, waiter.model.placements[0], waiter.reason, now)
             return True
         return started
 

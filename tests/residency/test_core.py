@@ -228,7 +228,7 @@ def test_a_waiter_is_refused_at_its_own_deadline() -> None:
     play = a_busy()
     play << LeaseRequested(2, 2, B, deadline=5) >> []
     assert play.wake == 5
-    play << TimePassed(5) >> [Refused(2, LeaseTimeout, retry_after=1.0)]
+    play << TimePassed(5) >> [Refused(2, LeaseTimeout, retry_after=22.5)]
 
 
 def test_a_waiter_without_a_deadline_is_refused_after_the_longest_wait() -> None:
@@ -248,7 +248,7 @@ def test_a_request_that_may_not_wait_is_served_or_refused_at_once_and_loads_noth
 def test_the_queue_is_bounded_and_says_when_to_come_back() -> None:
     play = a_busy(limits=Limits(max_waiting=2))
     play << LeaseRequested(2, 2, B) >> [] << LeaseRequested(2, 3, C) >> []
-    play << LeaseRequested(2, 4, C) >> [Refused(4, QueueFull, retry_after=10.0)]
+    play << LeaseRequested(2, 4, C) >> [Refused(4, QueueFull, retry_after=25.5)]
     play << LeaseRequested(2, 5, A) >> [GrantLease(5, "a#1")]  # it does not have to wait
     play << LeaseRequested(2, 6, A) >> [Refused(6, QueueFull)]  # both slots are taken: it would
 
@@ -256,7 +256,7 @@ def test_the_queue_is_bounded_and_says_when_to_come_back() -> None:
 def test_one_model_cannot_fill_the_queue_for_the_others() -> None:
     play = a_busy(limits=Limits(max_waiting=10, max_waiting_per_model=1))
     play << LeaseRequested(2, 2, B) >> []
-    play << LeaseRequested(2, 3, B) >> [Refused(3, QueueFull, retry_after=1.0)]
+    play << LeaseRequested(2, 3, B) >> [Refused(3, QueueFull, retry_after=25.5)]
     play << LeaseRequested(2, 4, C) >> []
 
 

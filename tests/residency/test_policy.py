@@ -18,7 +18,9 @@ from tests.residency.playbook import model, on
 LIMITS = Limits(patience=10, hold=2, backoff=5, backoff_max=300, failures=3, failure_window=60)
 
 
-def ready(name: str, size: int, last_used: float = 0.0, leases: int = 0, ready_at: float = 0.0) -> Instance:
+def ready(
+    name: str, size: int, last_used: float = 0.0, leases: int = 0, ready_at: float = 0.0, load: float = 0.5
+) -> Instance:
     each = model(name, size)
     return Instance(
         name,
@@ -31,6 +33,7 @@ def ready(name: str, size: int, last_used: float = 0.0, leases: int = 0, ready_a
         slots=4,
         leases=set(range(leases)),
         last_used=last_used,
+        started=ready_at - load,
         ready_at=ready_at,
     )
 
@@ -60,7 +63,7 @@ def test_nobody_is_evicted_in_vain() -> None:
 
 
 def test_idle_models_are_considered_before_busy_ones_each_by_last_use() -> None:
-    order = oldest_first([ready("busy", 1, 1, leases=1), ready("new", 1, 9), ready("old", 1, 5)])
+    order = oldest_first([ready("busy", 1, 1, leases=1), ready("new", 1, 9), ready("old", 1, 5)], {}, {})
     assert names(order) == ["old", "new", "busy"]
 
 
@@ -118,6 +121,6 @@ def test_ten_thousand_failures_do_not_overflow() -> None:
     assert record.until == 300
 
 
-@pytest.mark.parametrize(("ahead", "seconds"), [(0, 1.0), (1, 10.0), (3, 30.0), (500, 120.0)])
-def test_a_retry_time_grows_with_the_queue_and_is_bounded(ahead: int, seconds: float) -> None:
-    assert retry_after(ahead, LIMITS) == seconds
+@pytest.mark.parametrize(("estimate", "seconds"), [(0.0, 1.0), (12.5, 12.5), (9999.0, 120.0)])
+def test_a_retry_time_is_the_estimate_within_bounds(estimate: float, seconds: float) -> None:
+    assert retry_after(estimate) == seconds

@@ -12,14 +12,14 @@ WAITER = Waiter(1, A, A.fingerprint, 0.0, 9.0)
 
 def steps() -> Steps:
     built = Steps(on(10))
-    built._start(A, A.placements[0], "request")
+    built._start(A, A.placements[0], "request", 0.0)
     built.tables.instances["a#1"].phase = Phase.READY
     return built
 
 
 def test_a_start_reserves_its_bytes_and_no_two_instances_share_a_name() -> None:
     built = steps()
-    built._start(A, A.placements[0], "operator")
+    built._start(A, A.placements[0], "operator", 0.0)
     assert built._actions == [start("a#1", A, "request"), start("a#2", A, "operator")]
     assert built.tables.used == on(8)
 

@@ -109,7 +109,11 @@ def test_of_two_versions_the_one_of_the_registry_is_shown_and_the_old_one_until_
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("a", "loading a 40%"), ("b", "waiting for b: 2 ahead"), ("c", "waiting for c: next")],
+    [
+        ("a", "loading a 40%, about 5 s"),
+        ("b", "waiting for b: next, about 11 s"),
+        ("c", "waiting for c: next"),
+    ],
 )
 def test_a_wait_is_described_in_words(name: str, text: str) -> None:
     assert look(core(), a_2=WorkerView(progress=0.4)).describe_wait(name) == text
