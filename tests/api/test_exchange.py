@@ -94,7 +94,7 @@ async def test_a_long_wait_is_committed_to_200_and_filled_with_what_it_waits_for
     async with scene(commit_seconds=0, comment_seconds=0.001) as house:
         house.launcher.gates[A.name] = asyncio.Event()
         call = stream(house)
-        await call.until(f": loading {A.name} 40%\n\n")
+        await call.until(f": loading {A.name} 40%, about ")
         assert call.status == 200
         assert "x-router-served-by" not in call.headers
         house.launcher.gates[A.name].set()
