@@ -68,8 +68,9 @@ class Claims(Steps):
         soon = tables.free_after(Phase.STOPPING)
         later = tables.free_after(Phase.STOPPING, Phase.DRAINING)
         idle = [i for i in ready if i.idle]
-        if waiter.fingerprint in tables.squeezed:
-            return [i for i in idle if any(_shares(i, need) for need in needs)]
+        beside = [i for i in idle if any(_shares(i, need) for need in needs)]
+        if waiter.fingerprint in tables.squeezed and beside:
+            return beside
         order = policy.ORDERS[tables.limits.eviction]
         losses = {i.fingerprint: policy.loss(tables.pace(i.fingerprint), now) for i in ready}
         for room, candidates in ((soon, []), (soon, idle), (later, []), (later, ready)):

@@ -15,6 +15,7 @@ from router.domain.models import EngineOptions, LocalModel, Placement
 from router.residency.core import Residency
 from router.residency.events import (
     Action,
+    DeviceFree,
     Event,
     GrantLease,
     LeaseReleased,
@@ -71,9 +72,15 @@ class Referee:
         self.total: Bytes = {}
         self.booked: Bytes = {}
         self.deaths: dict[str, list[float]] = {}
+        self.free_beside: Bytes = {}
+        self.squeezed: set[str] = set()
+        """Their last load ran out of memory while somebody waited: one more try."""
         self._fell: str | None = None
+        self._claimed: str | None = None
 
     def tell(self, event: Event) -> list[Action]:
+        claim = self.core.tables.claim
+        self._claimed = None if claim is None else self.core.tables.waiting[claim].fingerprint
         crashed = self._happened(event)
         failing = self._failing()
         actions = self.core.handle(event)
@@ -101,8 +108,9 @@ class Referee:
             case WorkerReady(_, name, slots, resident):
                 process = self.processes[name]
                 process.up, process.slots = True, slots
+                self.squeezed.discard(process.model.fingerprint)
                 self.measured[process.model.fingerprint, process.engine] = resident
-                free = {d: max(size, 0) for d, size in left(self.budgets, self._sum()).items()}
+                free = {d: max(size, 0) for d, size in left(self.in_force, self._sum()).items()}
                 if fits(resident, plus(free, {d: process.bytes.get(d, 0) for d in free})):
                     process.bytes = resident
             case WorkerFreed(_, name, remaining):
@@ -114,10 +122,12 @@ class Referee:
                 return self._die(at, name)
             case WorkerLost(at, name):
                 return self._die(at, name)
-            case WorkerExited(at, name):
-                dead = self._die(at, name)
+            case WorkerExited(at, name, _, out_of_memory):
+                dead = self._die(at, name, out_of_memory)
                 del self.processes[name]
                 return dead
+            case DeviceFree(_, free_beside):
+                self.free_beside = free_beside
             case ModelsDesired(_, models, budgets, limits):
                 self.desired, self.budgets, self.limits = dict(models), budgets, limits
                 known = {m.fingerprint for m in models.values()}
@@ -137,10 +147,15 @@ class Referee:
                 process.leases.discard(ticket)
                 self.outcomes[ticket] = "served"
 
-    def _die(self, at: float, name: str) -> set[int]:
+    def _die(self, at: float, name: str, out_of_memory: bool = False) -> set[int]:
         process = self.processes[name]
         dead, process.leases = process.leases, set()
-        if not process.dying:
+        fingerprint = process.model.fingerprint
+        waited_for = any(w.model.fingerprint == fingerprint for w in self.waiting.values())
+        if out_of_memory and not process.dying and fingerprint not in self.squeezed and waited_for:
+            assert not process.up
+            self.squeezed.add(fingerprint)
+        elif not process.dying:
             self.deaths.setdefault(process.model.fingerprint, []).append(at)
             self._fell = None if process.up else process.model.fingerprint
         process.up = False
@@ -166,12 +181,17 @@ class Referee:
                     assert process.up, f"{name} was evicted while it loaded"
                     excused = process.excused or not fits(self._sum(), self.budgets)
                     assert excused or not self._pinned(process), f"pinned {name} was evicted"
+                    asked_for = self._claimed is not None or self.waiting
+                    assert excused or asked_for, f"{name} was evicted for nobody"
                 process.dying = True
             case GrantLease(ticket, name):
                 process = self.processes[name]
                 assert process.up and not process.dying, f"a lease on {name}, which is not up"
                 assert len(process.leases) < process.slots, f"{name} has more leases than slots"
-                assert self.waiting.pop(ticket).model.fingerprint == process.model.fingerprint
+                waiter = self.waiting.pop(ticket)
+                assert waiter.model.fingerprint == process.model.fingerprint
+                same = [w for w in self.waiting.values() if w.model.fingerprint == waiter.model.fingerprint]
+                assert all(self.rank(waiter) <= self.rank(w) for w in same), "a lower priority went first"
                 process.leases.add(ticket)
             case RefuseLease():
                 self._check_refusal(now, action, crashed)
@@ -195,9 +215,32 @@ class Referee:
         else:
             first = next((w for w in self.waiting.values() if w.model.fingerprint == model.fingerprint), None)
             assert first is not None, f"{name} is loaded for nobody"
+            self._check_turn(model.fingerprint)
         assert action.placement in model.placements, f"{name} is placed as nobody said"
         self.processes[name] = Process(model, action.placement.engine, self.need(model, action.placement))
-        assert fits(self._sum(), self.budgets), f"{name} does not fit: {self._sum()} of {self.budgets}"
+        need = [device for device, size in self.processes[name].bytes.items() if size > 0]
+        room = {device: size for device, size in self.in_force.items() if device in need}
+        assert fits(self._sum(), room), f"{name} does not fit: {self._sum()} of {room}"
+
+    def _check_turn(self, fingerprint: str) -> None:
+        """Memory goes to the first in the queue that needs some, unless another had begun to free it."""
+        there = {i.fingerprint for i in self.core.tables.instances.values() if i.open or i.victim}
+        there.discard(fingerprint)
+        absent = [w for w in self.waiting.values() if w.model.fingerprint not in there]
+        first = min(absent, key=lambda w: (self.rank(w), w.at))
+        assert fingerprint in (first.model.fingerprint, self._claimed), "somebody jumped the queue for memory"
+        if fingerprint in self.squeezed:
+            left_over = [n for n, p in self.processes.items() if self._idle_or_going(p)]
+            wanted = {d for p in first.model.placements for d, size in p.bytes.items() if size > 0}
+            beside = [n for n in left_over if any(self.processes[n].bytes.get(d, 0) > 0 for d in wanted)]
+            assert not beside or len(first.model.placements) > 1, (
+                f"the last try came before {beside} had gone"
+            )
+
+    def _idle_or_going(self, process: Process) -> bool:
+        if process.dying:
+            return not process.stuck
+        return process.up and not process.leases and not self._pinned(process)
 
     def _check_refusal(self, now: float, action: RefuseLease, crashed: set[int]) -> None:
         ticket = action.ticket
@@ -236,6 +279,7 @@ class Referee:
             if not fits(total, self.budgets) and instance.phase is Phase.DRAINING:
                 self.processes[name].excused = True
         self._check_waiters(now, actions)
+        self.squeezed &= {w.model.fingerprint for w in self.waiting.values()}
 
     def _check_waiters(self, now: float, actions: Sequence[Action]) -> None:
         tables = self.core.tables
@@ -265,6 +309,14 @@ class Referee:
     def _pinned(self, process: Process) -> bool:
         fingerprint = process.model.fingerprint
         return any(m.pinned and m.fingerprint == fingerprint for m in self.desired.values())
+
+    @property
+    def in_force(self) -> Bytes:
+        return {d: min(size, self.free_beside.get(d, size)) for d, size in self.budgets.items()}
+
+    def rank(self, waiter: LeaseRequested) -> float:
+        priority = waiter.model.priority if waiter.priority is None else waiter.priority
+        return waiter.at - priority * self.limits.aging
 
     def need(self, model: LocalModel, placement: Placement) -> Bytes:
         return self.measured.get((model.fingerprint, placement.engine), placement.bytes)

@@ -6,6 +6,9 @@ They prove that the simulation and the state machine bite: `test_mutants.py` wan
 
 from __future__ import annotations
 
+import dataclasses
+
+from router.domain.memory import Bytes
 from router.domain.models import LocalModel, Placement
 from router.residency import events, policy
 from router.residency.core import Residency
@@ -198,7 +201,106 @@ class StartsAfterShutdown(Residency):
         self.tables.shutting_down = False
 
 
+class WaitsForTheUnkillable(Residency):
+    """Memory of a process that was killed and does not end counts as on its way back."""
+
+    def _stuck(self, at: float, name: str) -> None:
+        super()._stuck(at, name)
+        if (instance := self.tables.instances.get(name)) is not None:
+            instance.phase = Phase.STOPPING
+
+
+class FreesWhatRemains(Residency):
+    """A worker that gave its model back counts as gone, its process's own memory too."""
+
+    def _freed(self, event: events.WorkerFreed) -> None:
+        super()._freed(events.WorkerFreed(event.at, event.instance, {}))
+
+
+class FreesTheLiving(Residency):
+    """Bytes come back from a worker that is not stopping."""
+
+    def _freed(self, event: events.WorkerFreed) -> None:
+        if (instance := self.tables.instances.get(event.instance)) is not None:
+            instance.reserved = {}
+
+
+class AddsDevicesUp(Residency):
+    """Free bytes of one device count for another (ollama #18282's kin: a split that fits nowhere)."""
+
+    def _claim(self, waiter: Waiter, now: float) -> bool:
+        placement = waiter.model.placements[0]
+        if sum(placement.bytes.values()) <= sum(self.tables.free.values()):
+            self._start(waiter.model, placement, waiter.reason, now)
+            return True
+        return super()._claim(waiter, now)
+
+
+class SeesNoStrangers(Residency):
+    """The budget is believed whatever other processes take (ollama #9791 and many more)."""
+
+    def _record(self, event: events.Event) -> None:
+        if not isinstance(event, events.DeviceFree):
+            super()._record(event)
+
+
+class EvictsForStrangers(Residency):
+    """Models are sent away because other processes take memory."""
+
+    def _shrink(self) -> None:
+        budgets, self.tables.budgets = self.tables.budgets, self.tables.in_force
+        super()._shrink()
+        self.tables.budgets = budgets
+
+
+class RetriesOutOfMemoryForEver(Residency):
+    """A load that runs out of memory is tried again and again."""
+
+    def _squeeze(self, fingerprint: str) -> bool:
+        return self.tables.wanted(fingerprint)
+
+
+class RetriesIntoTheSameMemory(Residency):
+    """The second try after out of memory comes before anybody has gone."""
+
+    def _squeezing(self, waiter: Waiter, need: Bytes) -> bool:
+        return False
+
+
+class PriorityStarves(Residency):
+    """Who has less priority waits for ever."""
+
+    def _join(self, waiter: Waiter) -> None:
+        rank = waiter.since + 1e6 * (waiter.rank - waiter.since)
+        super()._join(dataclasses.replace(waiter, rank=rank))
+
+
+class FirstComeFirstServed(Residency):
+    """Priority means nothing."""
+
+    def _join(self, waiter: Waiter) -> None:
+        super()._join(dataclasses.replace(waiter, rank=waiter.since))
+
+
+class HoldsTooLong(Residency):
+    """A minimum hold without a bound (llama-swap #834)."""
+
+    def _evictable(self) -> list[Instance]:
+        return [i for i in super()._evictable() if not i.leases or i.last_used - (i.ready_at or 0.0) > 60]
+
+
 MUTANTS: tuple[type[Residency], ...] = (
+    WaitsForTheUnkillable,
+    FreesWhatRemains,
+    FreesTheLiving,
+    AddsDevicesUp,
+    SeesNoStrangers,
+    EvictsForStrangers,
+    RetriesOutOfMemoryForEver,
+    RetriesIntoTheSameMemory,
+    PriorityStarves,
+    FirstComeFirstServed,
+    HoldsTooLong,
     FreesOnStopRequest,
     AdmitsIntoStopping,
     EvictsLoading,

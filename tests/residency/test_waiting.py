@@ -102,6 +102,18 @@ def test_a_second_load_that_runs_out_of_memory_is_refused() -> None:
     play << WorkerExited(4, "a#3", "no memory", out_of_memory=True) >> [start("a#4", A, "request")]
 
 
+def test_the_last_try_after_out_of_memory_drains_the_busy_like_any_other() -> None:
+    play = house(A, B, C, limits=Limits(patience=5, hold=0, hold_factor=0))
+    play << LeaseRequested(0, 1, A) >> [start("a#1", A, "request")]
+    play << LeaseRequested(0, 2, B) >> []
+    play << WorkerExited(1, "a#1", "no memory", out_of_memory=True) >> [start("b#2", B, "request")]
+    play << ready(2, "b#2", 1, 6) >> [GrantLease(2, "b#2")]
+    play << LeaseRequested(3, 3, B) >> []
+    play << TimePassed(5) >> []  # B drains for A
+    play << LeaseReleased(6, 2) >> [StopWorker("b#2", "pressure")]
+    play << WorkerExited(7, "b#2") >> [start("a#3", A, "request")]
+
+
 def test_a_load_that_ran_out_of_memory_and_that_nobody_waits_for_any_more_is_not_tried_again() -> None:
     play = house(A)
     play << LeaseRequested(0, 1, A) >> [start("a#1", A, "request")] << LeaseReleased(1, 1) >> []
