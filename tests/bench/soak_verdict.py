@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from typing import Any
 
 WARM_UP = 100
@@ -21,6 +21,7 @@ ENOUGH = 400
 MAX_SLOPE = 1024.0
 """Bytes a swap."""
 MAX_RATIO = 1.1
+JUDGED = ("files", "tasks", "processes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,14 @@ class Count:
 
     files: int
     tasks: int
-    threads: int
     processes: int
+    threads: int
+    """Told and not judged: a pool grows to its size when it first has that much to do at once."""
+
+
+def least(counts: Sequence[Count]) -> Count:
+    """Of each kind."""
+    return Count(*(min(values) for values in zip(*(astuple(count) for count in counts), strict=True)))
 
 
 @dataclass(slots=True)
@@ -71,7 +78,7 @@ def judge(record: Record, swaps: int) -> list[Check]:
     ]
     if len(record.quiet) > 1:
         first, last = asdict(record.quiet[0]), asdict(record.quiet[-1])
-        checks += [_at_most(f"more {what}", last[what] - first[what], 0) for what in first]
+        checks += [_at_most(f"more {what}", last[what] - first[what], 0) for what in JUDGED]
     return checks
 
 
