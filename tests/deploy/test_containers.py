@@ -11,6 +11,8 @@ import pytest
 import yaml
 from typer.main import get_command
 
+from router.api.errors import WrongHost
+from router.api.origins import check_host
 from router.cli import app
 
 ROOT = Path(__file__).parents[2]
@@ -128,3 +130,15 @@ def test_prometheus_scrapes_the_service_under_the_name_that_compose_gives_it(com
     scraped = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
     (target,) = scraped["scrape_configs"][0]["static_configs"][0]["targets"]
     assert target.split(":")[0] in compose["services"]
+
+
+def test_the_gateway_of_compose_answers_to_prometheus_to_its_own_probe_and_to_this_machine(
+    compose: Any,
+) -> None:
+    allowed = compose["services"]["router"]["environment"]["ROUTER_ALLOW_HOST"].split()
+    scraped = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
+    (target,) = scraped["scrape_configs"][0]["static_configs"][0]["targets"]
+    for host in (target, "127.0.0.1:8080", "localhost:8080"):
+        check_host(host, loopback=False, allowed=allowed)
+    with pytest.raises(WrongHost):
+        check_host("evil.example:8080", loopback=False, allowed=allowed)
