@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from router.bootstrap import CannotServe, Ends, check_open, check_origins, listen, usable
+from router.bootstrap import CannotServe, Ends, check_open, check_origins, listen, spare_the_collector, usable
 from router.domain.models import Limits, LocalModel
 from router.registry.loader import Key, Registry
 from router.settings import Settings
@@ -30,6 +31,15 @@ def registry(*models: LocalModel, keys: tuple[Key, ...] = ()) -> Registry:
         limits=Limits(),
         warnings=(),
     )
+
+
+def test_what_was_there_at_the_start_is_not_searched_for_garbage_again() -> None:
+    before = gc.get_freeze_count()
+    try:
+        spare_the_collector()
+        assert gc.get_freeze_count() > before + 1000
+    finally:
+        gc.unfreeze()
 
 
 def test_a_port_in_use_says_which_and_what_to_do() -> None:
