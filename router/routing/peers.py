@@ -79,4 +79,8 @@ class Peers:
                 if self._seen.pop(peer.base_url, None) is not None:
                     log.warning("a peer does not answer", peer=peer.name, reason=error.message)
                 return
+            except Exception:  # a bug here may cost the knowledge of one peer, not the gateway
+                self._seen.pop(peer.base_url, None)
+                log.exception("looking at a peer broke", peer=peer.name)
+                return
         self._seen[peer.base_url] = _Seen(self._clock(), statuses)

@@ -127,6 +127,25 @@ async def test_a_spent_budget_is_a_clear_refusal_or_the_next_candidate() -> None
         assert house.endpoint.seen == []
 
 
+async def test_a_request_that_would_wait_too_long_spills_and_is_still_served_here_when_the_cloud_is_down(
+    house: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        type(house.scene.house.residency), "expected_wait", lambda _, model: 5.1, raising=False
+    )
+    call = await house.chat("eager")
+    assert (call.headers["x-router-served-by"], call.headers["x-router-attempts"]) == ("big", "1")
+    assert house.launcher.workers == {}
+    house.endpoint.answer = status(500)
+    call = await house.chat("eager")
+    assert call.headers["x-router-served-by"].startswith("eager#")
+    assert call.headers["x-router-attempts"] == "2"
+    monkeypatch.setattr(
+        type(house.scene.house.residency), "expected_wait", lambda _, model: 4.9, raising=False
+    )
+    assert (await house.chat("eager")).headers["x-router-attempts"] == "1"
+
+
 async def test_a_stream_that_breaks_ends_with_our_error_and_not_with_done(house: Split) -> None:
     piece = event({"choices": [{"index": 0, "delta": {"content": "Hel"}}]})
     house.endpoint.answer = raw_stream(piece, then="cut")
