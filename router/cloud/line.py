@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -97,12 +98,12 @@ class Line:
     async def _connected(self, request: Outgoing, key: str | None, watch: _Watch) -> httpx2.Response:
         transport = await self.pool.transport()
         failure: Exception | None = None
-        url = self._url(request)
+        url = _url(self.upstream.base_url, request.path)
         for address in await self._good_addresses(url):
             sending = httpx2.Request(
                 request.method,
                 # To the very address that was judged; certificate and Host are those of the name.
-                url.copy_with(host=address),
+                _at(url, address),
                 headers=outgoing.headers(url.netloc.decode(), key, request.stream, self.upstream.peer),
                 content=request.body,
                 extensions=self._extensions(url, watch),
@@ -112,9 +113,6 @@ class Line:
             except httpx2.ConnectError as error:
                 failure = error
         raise failure or NoAddress(f"the name {url.host} has no address")
-
-    def _url(self, request: Outgoing) -> httpx2.URL:
-        return httpx2.URL(f"{self.upstream.base_url.rstrip('/')}/{request.path}")
 
     async def _good_addresses(self, url: httpx2.URL) -> tuple[str, ...]:
         """Raises AddressRefused or NoAddress."""
@@ -163,3 +161,14 @@ class _Watch:
             self.progress.sent_at = now
             self.progress.phase = "first"
             self.deadline.reschedule(now + self.first)
+
+
+# Parsing a URL takes longer than sending a request.
+@functools.lru_cache(maxsize=256)
+def _url(base: str, path: str) -> httpx2.URL:
+    return httpx2.URL(f"{base.rstrip('/')}/{path}")
+
+
+@functools.lru_cache(maxsize=256)
+def _at(url: httpx2.URL, address: str) -> httpx2.URL:
+    return url.copy_with(host=address)
