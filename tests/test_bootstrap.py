@@ -54,6 +54,24 @@ def test_an_address_of_another_machine_is_refused_in_words() -> None:
         listen("192.0.2.1", 1234)
 
 
+async def test_a_small_event_is_sent_at_once_whatever_was_acknowledged() -> None:
+    delays: list[int] = []
+
+    async def accepted(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ours = writer.get_extra_info("socket")
+        delays.append(ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+        await writer.wait_closed()
+
+    listener = listen("127.0.0.1", 0)
+    async with await asyncio.start_server(accepted, sock=listener):
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    assert delays == [1]
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.0.1", "localhost", "::1"])
 def test_loopback_needs_no_keys(host: str) -> None:
     check_open(Settings(registry=Path(), host=host), registry())
