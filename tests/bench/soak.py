@@ -171,7 +171,10 @@ class Soak:
         (tasks,) = [line.split()[1] for line in text.splitlines() if line.startswith("router_tasks ")]
         gateway = self._gateway
         return Count(
-            gateway.num_fds(), int(float(tasks)), gateway.num_threads(), len(gateway.children(recursive=True))
+            files=gateway.num_fds(),
+            tasks=int(float(tasks)),
+            processes=len(gateway.children(recursive=True)),
+            threads=gateway.num_threads(),
         )
 
 

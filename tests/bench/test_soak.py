@@ -35,9 +35,9 @@ def test_a_flat_run_passes() -> None:
     [
         (record(slope=1100), "bytes of memory a swap"),
         (record(slower=1.2), "p99 of the last 200 swaps by that of the first 200"),
-        (record(end=Count(21, 9, 1, 3)), "more files"),
-        (record(end=Count(20, 10, 1, 3)), "more tasks"),
-        (record(end=Count(20, 9, 2, 3)), "more processes"),
+        (record(end=Count(files=21, tasks=9, processes=1, threads=3)), "more files"),
+        (record(end=Count(files=20, tasks=10, processes=1, threads=3)), "more tasks"),
+        (record(end=Count(files=20, tasks=9, processes=2, threads=3)), "more processes"),
         (record(swaps=1999), "swaps missing"),
     ],
 )
@@ -46,7 +46,9 @@ def test_each_kind_of_leak_fails_by_its_name(made: Record, name: str) -> None:
 
 
 def test_rest_is_the_least_that_was_seen_of_each_kind() -> None:
-    assert least([Count(20, 11, 1, 5), Count(22, 9, 1, 6)]) == Count(20, 9, 1, 5)
+    assert least(
+        [Count(files=20, tasks=11, processes=1, threads=5), Count(files=22, tasks=9, processes=1, threads=6)]
+    ) == Count(files=20, tasks=9, processes=1, threads=5)
 
 
 def test_an_answer_that_failed_fails_the_run() -> None:

