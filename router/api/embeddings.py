@@ -20,6 +20,7 @@ from router.api.body import receive
 from router.api.exchange import COST, facts
 from router.api.house import House, Record
 from router.api.passing import passed_on, stays
+from router.api.patience import Patience, patience
 from router.api.sse import while_connected
 from router.api.wishes import wishes
 from router.cloud.calls import CloudCall
@@ -34,7 +35,8 @@ from router.routing.plan import Plan
 
 async def embeddings(request: Request, house: House, record: Record) -> Response:
     plan, body, call = await _asked(request, house, record)
-    return await while_connected(request.receive, _answered(house, record, plan, body, call))
+    waits = patience(request.headers, house.catalog.current.limits)
+    return await while_connected(request.receive, _answered(house, record, plan, body, call, waits))
 
 
 async def _asked(
@@ -47,12 +49,17 @@ async def _asked(
 
 
 async def _answered(
-    house: House, record: Record, plan: Plan, body: dialect.EmbeddingBody, call: Callable[[], CloudCall]
+    house: House,
+    record: Record,
+    plan: Plan,
+    body: dialect.EmbeddingBody,
+    call: Callable[[], CloudCall],
+    waits: Patience,
 ) -> Response:
     @contextlib.asynccontextmanager
     async def local(model: LocalModel) -> AsyncIterator[EmbeddingAnswer]:
         asked = EmbeddingRequest(f"embd-{uuid.uuid4().hex}", body.inputs())
-        yield await house.dispatcher.embed(model, asked)
+        yield await house.dispatcher.embed(model, asked, waits.wait, waits.priority(model))
 
     async with house.journeys.open(plan, Asked(local, call)) as answer:
         if isinstance(answer, Relayed):

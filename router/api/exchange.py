@@ -18,6 +18,7 @@ from starlette.responses import Response
 from router.api import errors, sse
 from router.api.answers import Writer
 from router.api.house import Finish, House, Record
+from router.api.patience import ANY, Patience
 from router.api.sse import End, EventStream, while_connected
 from router.api.wire import encode
 from router.cloud.calls import CloudAnswer, CloudCall
@@ -58,6 +59,7 @@ class Exchange:
     record: Record
     plan: Plan
     question: Question
+    patience: Patience = ANY
     streams: bool = False
     facts: dict[str, str] = field(default_factory=dict)
     """Response headers that say who answered, once that is known."""
@@ -91,7 +93,13 @@ class Exchange:
 
     def _local(self, model: LocalModel) -> contextlib.AbstractAsyncContextManager[Answer]:
         self.requests = self.question.requests(model)
-        return self.house.dispatcher.generate(model, self.requests[0])
+        return self._generate(model, self.requests[0])
+
+    def _generate(
+        self, model: LocalModel, request: GenerationRequest
+    ) -> contextlib.AbstractAsyncContextManager[Answer]:
+        patience = self.patience
+        return self.house.dispatcher.generate(model, request, patience.wait, patience.priority(model))
 
     def _trying(self, candidate: Candidate) -> None:
         self.asking = candidate
@@ -99,7 +107,9 @@ class Exchange:
     def _waiting(self) -> str:
         if isinstance(self.asking, Upstream):
             return f"waiting for {self.asking.name}"
-        return self.house.residency.view().describe_wait(self.asking.name if self.asking else self.plan.name)
+        if self.asking is None:
+            return f"waiting for {self.plan.name}"
+        return self.house.residency.describe_wait(self.asking)
 
     async def _collect(self) -> bytes:
         async with self._open() as answer:
@@ -109,7 +119,7 @@ class Exchange:
                 return answer.answer.body
             texts = [await self._text(answer)]
         for request in self.requests[1:]:
-            async with self.house.dispatcher.generate(answer.model, request) as other:
+            async with self._generate(answer.model, request) as other:
                 texts.append(await self._text(other))
         return encode(self.question.writer(answer.model.name).whole(texts, self.usage))
 

@@ -21,6 +21,7 @@ from router.api.body import receive
 from router.api.exchange import Exchange, Question
 from router.api.house import House, Record
 from router.api.passing import passed_on, stays
+from router.api.patience import patience
 from router.api.wishes import wishes
 from router.cloud.calls import CloudCall
 from router.domain.generation import GenerationRequest
@@ -56,8 +57,9 @@ async def _exchange(request: Request, house: House, record: Record, kind: Kind) 
     raw = await receive(request)
     body = wire.decode(raw, kind.body)
     plan = house.plan(body.model_name(), wishes(request.headers, body), record)
+    waits = patience(request.headers, house.catalog.current.limits)
     call = passed_on(kind.path, raw, body, record) if plan.leaves else stays
-    return Exchange(house, record, plan, _question(body, kind, call), bool(body.stream))
+    return Exchange(house, record, plan, _question(body, kind, call), waits, bool(body.stream))
 
 
 def _question(

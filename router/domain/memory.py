@@ -22,7 +22,12 @@ def plus(*vectors: Bytes) -> dict[str, int]:
 
 def left(room: Bytes, *taken: Bytes) -> dict[str, int]:
     """What is left of `room` on each of its devices; negative where more is taken than there is."""
-    return {device: size - sum(t.get(device, 0) for t in taken) for device, size in room.items()}
+    rest = dict(room)
+    for vector in taken:
+        for device, size in vector.items():
+            if device in rest:
+                rest[device] -= size
+    return rest
 
 
 def lacking(need: Bytes, room: Bytes) -> dict[str, int]:

@@ -80,10 +80,11 @@ def _rest_of_load(instance: Instance, pace: Pace, now: float, progress: float) -
 def _models_before(tables: Tables, fingerprint: str) -> dict[str, LocalModel]:
     """Of waiters that get memory first; of all that wait for some if nobody waits for this one yet."""
     before: dict[str, LocalModel] = {}
+    there = {i.fingerprint for i in tables.instances.values() if i.open}
     for waiter in tables.waiting.values():
         if waiter.fingerprint == fingerprint:
             break
-        if tables.serving(waiter.fingerprint) is None:
+        if waiter.fingerprint not in there:
             before[waiter.fingerprint] = waiter.model
     return before
 

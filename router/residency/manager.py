@@ -29,7 +29,7 @@ from router.residency.estimate import expected_wait
 from router.residency.feed import Feed, StatusChange
 from router.residency.report import Report
 from router.residency.state import Phase, StartReason
-from router.residency.view import HouseView, Status, WorkerView, house_view
+from router.residency.view import HouseView, Status, WorkerView, describe_wait, house_view
 from router.telemetry import Metrics, logger
 
 log = logger("residency")
@@ -167,6 +167,10 @@ class ResidencyManager:
     def expected_wait(self, model: LocalModel) -> float:
         """Seconds until a request for `model` that came now would have its lease: an estimate."""
         return expected_wait(self._core.tables, model, self._clock(), self._progress()).seconds
+
+    def describe_wait(self, model: LocalModel) -> str:
+        """What the newest request for `model` waits for, for people: the text of an SSE comment."""
+        return describe_wait(self._core.tables, model, self._clock(), self._progress())
 
     def device_free(self, free_beside: Bytes) -> None:
         """What other processes leave of each device; said again whenever it changes."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from router.domain.memory import Bytes, plus
-from router.domain.models import Footprint, together
+from router.domain.models import Footprint, LocalModel, together
 from router.protocol import EngineGauges
-from router.residency.estimate import Wait, expected_wait
+from router.residency.estimate import expected_wait
 from router.residency.state import Instance, Phase, Tables
 
 Status = Literal["unloaded", "loading", "loaded", "failed"]
@@ -92,8 +92,6 @@ class HouseView:
     instances: tuple[InstanceView, ...]
     waiting: Mapping[str, int]
     """Model -> requests that wait for it; models without any are left out."""
-    expected: Mapping[str, Wait]
-    """Model -> what its newest waiter may expect."""
     failed: Mapping[str, str]
     """Model -> why it is not tried again yet."""
     fingerprints: Mapping[str, str]
@@ -130,15 +128,6 @@ class HouseView:
         instance = self.serving(model)
         return instance.progress if instance is not None else 0.0
 
-    def describe_wait(self, model: str) -> str:
-        """What a request for `model` waits for, for people: the text of an SSE comment."""
-        instance, wait = self.serving(model), self.expected.get(model)
-        about = "" if wait is None else f", about {math.ceil(wait.seconds)} s"
-        if instance is not None and instance.phase == "loading":
-            return f"loading {model} {instance.progress:.0%}{about}"
-        place = f"{wait.ahead} ahead" if wait is not None and wait.ahead else "next"
-        return f"waiting for {model}: {place}{about}"
-
 
 def house_view(tables: Tables, now: float, workers: Mapping[str, WorkerView]) -> HouseView:
     """A snapshot of the core's tables and of what the shell knows of each worker, by instance id."""
@@ -148,7 +137,6 @@ def house_view(tables: Tables, now: float, workers: Mapping[str, WorkerView]) ->
             _instance_view(tables, i, now, workers.get(i.id, WorkerView())) for i in tables.instances.values()
         ),
         waiting=_waiting(tables),
-        expected=_expected(tables, now, workers),
         failed=_failed(tables, now),
         fingerprints={name: model.fingerprint for name, model in tables.desired.items()},
         shutting_down=tables.shutting_down,
@@ -203,10 +191,15 @@ def _waiting(tables: Tables) -> dict[str, int]:
     return counts
 
 
-def _expected(tables: Tables, now: float, workers: Mapping[str, WorkerView]) -> dict[str, Wait]:
-    progress = {name: worker.progress for name, worker in workers.items()}
-    models = {w.model.name: w.model for w in tables.waiting.values()}
-    return {name: expected_wait(tables, model, now, progress, last=True) for name, model in models.items()}
+def describe_wait(tables: Tables, model: LocalModel, now: float, progress: Mapping[str, float]) -> str:
+    """What the newest request for `model` waits for, for people. `progress` by instance id, 0 to 1."""
+    instance = tables.serving(model.fingerprint)
+    wait = expected_wait(tables, model, now, progress, last=True)
+    about = f"about {math.ceil(wait.seconds)} s"
+    if instance is not None and instance.phase is Phase.LOADING:
+        return f"loading {model.name} {progress.get(instance.id, 0.0):.0%}, {about}"
+    place = f"{wait.ahead} ahead" if wait.ahead else "next"
+    return f"waiting for {model.name}: {place}, {about}"
 
 
 def _failed(tables: Tables, now: float) -> dict[str, str]:

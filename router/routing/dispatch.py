@@ -58,19 +58,23 @@ class Dispatcher:
 
     @contextlib.asynccontextmanager
     async def generate(
-        self, model: LocalModel, request: GenerationRequest, wait: float | None = None
+        self,
+        model: LocalModel,
+        request: GenerationRequest,
+        wait: float | None = None,
+        priority: int | None = None,
     ) -> AsyncIterator[Answer]:
         """
         Answer `request`; leaving the context cancels what still runs and gives the lease back.
 
-        `wait`: the most seconds to wait for a lease (None = the registry's). Raises Unavailable kinds,
-        InvalidRequest and ContextOverflow; the deltas raise WorkerCrashed rather than end early.
+        `wait`: the most seconds to wait for a lease (None = the registry's); `priority`: None = the model's.
+        Raises Unavailable kinds, InvalidRequest and ContextOverflow; the deltas raise WorkerCrashed rather than end early.
         """
 
         began = self._clock()
 
         async def attempt(number: int) -> tuple[contextlib.AsyncExitStack, Answer]:
-            return await self._begin(model, request, wait, number)
+            return await self._begin(model, request, (wait, priority), number)
 
         stack, answer = await self._twice(model, attempt)
         self._metrics.first_token.observe(self._clock() - began)
@@ -78,12 +82,16 @@ class Dispatcher:
             yield answer
 
     async def embed(
-        self, model: LocalModel, request: EmbeddingRequest, wait: float | None = None
+        self,
+        model: LocalModel,
+        request: EmbeddingRequest,
+        wait: float | None = None,
+        priority: int | None = None,
     ) -> EmbeddingAnswer:
         """One vector per input. Raises like `generate`; embedding twice does no harm."""
 
         async def attempt(number: int) -> EmbeddingAnswer:
-            async with self._residency.lease(model, wait) as lease:
+            async with self._residency.lease(model, wait, priority) as lease:
                 async with _crash_seen_by_all(lease.worker):
                     embeddings = await lease.worker.embed(request)
                 self._metrics.tokens.labels(model.name, "prompt").inc(embeddings.prompt_tokens)
@@ -101,10 +109,14 @@ class Dispatcher:
         return await attempt(2)
 
     async def _begin(
-        self, model: LocalModel, request: GenerationRequest, wait: float | None, number: int
+        self,
+        model: LocalModel,
+        request: GenerationRequest,
+        patience: tuple[float | None, int | None],
+        number: int,
     ) -> tuple[contextlib.AsyncExitStack, Answer]:
         async with contextlib.AsyncExitStack() as stack:
-            lease = await stack.enter_async_context(self._residency.lease(model, wait))
+            lease = await stack.enter_async_context(self._residency.lease(model, *patience))
             deltas = await stack.enter_async_context(contextlib.aclosing(lease.worker.generate(request)))
             async with _crash_seen_by_all(lease.worker):
                 first = await anext(deltas, None)

@@ -171,11 +171,11 @@ async def test_a_wait_is_described_for_people() -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(home.use(A, seconds=2))
             await asyncio.sleep(0.7)
-            assert home.manager.view().describe_wait("a") == "loading a 50%, about 1 s"
+            assert home.manager.describe_wait(A) == "loading a 50%, about 1 s"
             await asyncio.sleep(0.7)
             tasks.create_task(home.use(B))
             await asyncio.sleep(0)
-            assert home.manager.view().describe_wait("b") == "waiting for b: next, about 26 s"
+            assert home.manager.describe_wait(B) == "waiting for b: next, about 26 s"
 
 
 @in_virtual_time

@@ -3,7 +3,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from router.domain.models import Footprint, Limits
+from router.domain.models import Footprint, Limits, LocalModel
 from router.protocol import EngineGauges
 from router.residency.core import Residency
 from router.residency.events import (
@@ -11,7 +11,7 @@ from router.residency.events import (
     LeaseRequested,
     WorkerExited,
 )
-from router.residency.view import DeviceView, HouseView, WorkerView, house_view
+from router.residency.view import DeviceView, HouseView, WorkerView, describe_wait, house_view
 from tests.residency.playbook import changed, desired, model, on, ready
 
 A, B, C = model("a", 6), model("b", 5), model("c", 2)
@@ -108,15 +108,15 @@ def test_of_two_versions_the_one_of_the_registry_is_shown_and_the_old_one_until_
 
 
 @pytest.mark.parametrize(
-    ("name", "text"),
+    ("each", "text"),
     [
-        ("a", "loading a 40%, about 5 s"),
-        ("b", "waiting for b: next, about 11 s"),
-        ("c", "waiting for c: next"),
+        (A, "loading a 40%, about 5 s"),
+        (B, "waiting for b: next, about 11 s"),
+        (C, "waiting for c: next, about 0 s"),
     ],
 )
-def test_a_wait_is_described_in_words(name: str, text: str) -> None:
-    assert look(core(), a_2=WorkerView(progress=0.4)).describe_wait(name) == text
+def test_a_wait_is_described_in_words(each: LocalModel, text: str) -> None:
+    assert describe_wait(core().tables, each, 5.0, {"a#2": 0.4}) == text
 
 
 def test_looking_changes_nothing() -> None:
