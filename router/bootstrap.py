@@ -108,6 +108,9 @@ async def _run(
         house = House(
             settings, catalog, residency, dispatcher, metrics, cloud, Journeys(cloud, metrics), peers
         )
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        watch = weighing.watch(lambda: spares.pids, residency.device_free)
+        stack.callback(tasks.create_task(watch, name="weighing").cancel)
         await _serve_http(
             settings, house, listener, lambda: ready(registry, _url(listener)) if ready else None
         )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from router.simulate.trace import Request
     from router.simulate.world import House
 
-ALL = "lru,fifo,lru-count"
+ALL = "cost,lru,fifo,lru-count"
 MADE_UP = 1000
 """Requests, where no trace says how many."""
 

@@ -7,6 +7,9 @@ The one rule: residency's own are the real core; a baseline is told what the cor
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import msgspec
 
 from router.residency.core import Residency
 from router.simulate import baselines
@@ -29,7 +32,9 @@ def compare(
     """Replay the trace once for each policy. `models_max`: for lru-count; None = as many as always fit."""
     return [
         figures(
-            name, World(house, _decider(name, house, models_max), _teller(step, name)).run(trace), objective
+            name,
+            World(_told(name, house), _decider(name, house, models_max), _teller(step, name)).run(trace),
+            objective,
         )
         for name in policies
     ]
@@ -53,10 +58,18 @@ def _lru_by_count(house: House, models_max: int | None) -> Decide:
 
 
 POLICIES: Mapping[str, Callable[[House, int | None], Decide]] = {
+    "cost": _residency,
     "lru": _residency,
     "fifo": _fifo,
     "lru-count": _lru_by_count,
 }
+
+
+def _told(name: str, house: House) -> House:
+    """Residency's own policies differ in one limit of the registry."""
+    if POLICIES[name] is not _residency:
+        return house
+    return replace(house, limits=msgspec.structs.replace(house.limits, eviction=name))
 
 
 def _decider(name: str, house: House, models_max: int | None) -> Decide:

@@ -8,7 +8,7 @@ import msgspec
 
 from router.domain.errors import Unavailable
 from router.domain.memory import Bytes
-from router.domain.models import FileIdentity, Footprint, Limits, LocalModel
+from router.domain.models import EngineOptions, FileIdentity, Footprint, Limits, LocalModel, Placement
 from router.residency.core import Residency
 from router.residency.events import (
     Action,
@@ -37,6 +37,15 @@ def on(size: int | Bytes) -> Bytes:
 def model(name: str, size: int, **options: object) -> LocalModel:
     """A model of `size` bytes on the one device."""
     return local_model(name, footprint=Footprint(weights=size), device=DEVICE, **options)
+
+
+def placed(name: str, *ways: Bytes) -> LocalModel:
+    """A model that can be held in each of these ways, best first."""
+    placements = (
+        Placement(EngineOptions(gpu_layers=n), {d: Footprint(weights=size) for d, size in way.items()})
+        for n, way in enumerate(ways)
+    )
+    return msgspec.structs.replace(model(name, 0), placements=tuple(placements))
 
 
 def ready(at: float, instance: str, slots: int, resident: int | Bytes) -> WorkerReady:

@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from router.domain.models import Limits, LocalModel
 from router.residency.core import Residency
 from router.residency.events import (
+    DeviceFree,
     LeaseReleased,
     LeaseRequested,
     ModelsDesired,
@@ -22,11 +23,13 @@ from router.residency.events import (
     TimePassed,
     UnloadRequested,
     WorkerExited,
+    WorkerFreed,
     WorkerLost,
     WorkerReady,
+    WorkerStuck,
 )
 from tests.residency.house_rules import Referee
-from tests.residency.playbook import DEVICE, changed, model, on
+from tests.residency.playbook import DEVICE, changed, model, on, placed
 
 BUDGET = 10
 LIMITS = Limits(
@@ -38,8 +41,11 @@ LIMITS = Limits(
     failures=2,
     backoff=3.0,
     failure_window=50.0,
+    aging=5.0,
 )
-NAMES = ("a", "b", "c", "d", "p", "huge")
+NAMES = ("a", "b", "c", "d", "p", "huge", "two")
+BESIDE = {"gpu1": 8}
+"""The budget of the second device."""
 T = TypeVar("T")
 
 
@@ -51,6 +57,7 @@ def models() -> dict[str, LocalModel]:
         "d": model("d", 2, preload=True),
         "p": model("p", 3, pinned=True),
         "huge": model("huge", 11),
+        "two": placed("two", {DEVICE: 6}, {"gpu1": 6}, {DEVICE: 3, "gpu1": 4}),
     }
 
 
@@ -65,7 +72,7 @@ class HouseMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.referee = Referee(self.core(on(BUDGET), LIMITS))
+        self.referee = Referee(self.core({**on(BUDGET), **BESIDE}, LIMITS))
         self.models = models()
         self.now = 0.0
         self.tickets = 0
@@ -85,7 +92,7 @@ class HouseMachine(RuleBasedStateMachine):
         return [*self.referee.waiting, *self.referee.granted]
 
     def desire(self, budget: int = BUDGET) -> None:
-        self.referee.tell(ModelsDesired(self.now, dict(self.models), on(budget), LIMITS))
+        self.referee.tell(ModelsDesired(self.now, dict(self.models), {**on(budget), **BESIDE}, LIMITS))
 
     # What may happen --------------------------------------------------------------------------------------
 
@@ -93,12 +100,18 @@ class HouseMachine(RuleBasedStateMachine):
     def start(self) -> None:
         self.desire()
 
-    @rule(name=st.sampled_from(NAMES), count=st.integers(1, 6), wait=st.sampled_from([None, None, 0.0, 3.0]))
-    def ask(self, name: str, count: int, wait: float | None) -> None:
+    @rule(
+        name=st.sampled_from(NAMES),
+        count=st.integers(1, 6),
+        wait=st.sampled_from([None, None, 0.0, 3.0]),
+        priority=st.sampled_from([None, None, -1, 2]),
+    )
+    def ask(self, name: str, count: int, wait: float | None, priority: int | None) -> None:
         for _ in range(count):
             self.tickets += 1
             deadline = None if wait is None else self.now + wait
-            self.referee.tell(LeaseRequested(self.now, self.tickets, self.models[name], deadline))
+            wanted = self.models[name]
+            self.referee.tell(LeaseRequested(self.now, self.tickets, wanted, deadline, priority=priority))
 
     @precondition(lambda self: self.clients())
     @rule(number=st.integers(0, 99))
@@ -109,13 +122,16 @@ class HouseMachine(RuleBasedStateMachine):
     @rule(number=st.integers(0, 99), more=st.sampled_from([0, 0, 0, -1, 2, 6]), slots=st.integers(1, 3))
     def come_up(self, number: int, more: int, slots: int) -> None:
         name = pick(self.loading(), number)
-        size = max(1, self.referee.processes[name].bytes[DEVICE] + more)
-        self.referee.tell(WorkerReady(self.now, name, slots, on(size)))
+        held = dict(self.referee.processes[name].bytes)
+        first = min(held)
+        held[first] = max(1, held[first] + more)
+        self.referee.tell(WorkerReady(self.now, name, slots, held))
 
     @precondition(lambda self: self.loading())
-    @rule(number=st.integers(0, 99))
-    def fail_to_load(self, number: int) -> None:
-        self.referee.tell(WorkerExited(self.now, pick(self.loading(), number), "bad file"))
+    @rule(number=st.integers(0, 99), out_of_memory=st.booleans())
+    def fail_to_load(self, number: int, out_of_memory: bool) -> None:
+        name = pick(self.loading(), number)
+        self.referee.tell(WorkerExited(self.now, name, "bad file", out_of_memory))
 
     @precondition(lambda self: self.up())
     @rule(number=st.integers(0, 99), reaped=st.booleans())
@@ -129,7 +145,23 @@ class HouseMachine(RuleBasedStateMachine):
     def exit(self, number: int) -> None:
         self.referee.tell(WorkerExited(self.now, pick(self.dying(), number), "stopped"))
 
-    @rule(seconds=st.sampled_from([0.01, 0.5, 3.0, 7.0]))
+    @precondition(lambda self: self.dying())
+    @rule(number=st.integers(0, 99))
+    def free(self, number: int) -> None:
+        name = pick(self.dying(), number)
+        held = self.referee.processes[name].bytes
+        self.referee.tell(WorkerFreed(self.now, name, {d: min(size, 1) for d, size in held.items()}))
+
+    @precondition(lambda self: self.dying())
+    @rule(number=st.integers(0, 99))
+    def stick(self, number: int) -> None:
+        self.referee.tell(WorkerStuck(self.now, pick(self.dying(), number)))
+
+    @rule(device=st.sampled_from([DEVICE, "gpu1"]), size=st.sampled_from([3, 99, 99]))
+    def strangers(self, device: str, size: int) -> None:
+        self.referee.tell(DeviceFree(self.now, {device: size}))
+
+    @rule(seconds=st.sampled_from([0.01, 0.5, 3.0, 7.0, 86_400.0]))
     def wait(self, seconds: float) -> None:
         self.now += seconds
         self.referee.tell(TimePassed(self.now))

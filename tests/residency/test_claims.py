@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import msgspec
 import pytest
 
 from router.domain.errors import DoesNotFit, WorkerCrashed
-from router.domain.models import EngineOptions, Footprint, LocalModel, Placement
 from router.residency.events import (
     GrantLease,
     LeaseReleased,
@@ -19,22 +17,11 @@ from router.residency.events import (
 )
 from router.residency.state import Phase
 from tests.residency.core_scene import B, a_busy, a_ready
-from tests.residency.playbook import Play, Refused, desired, house, model, on, ready, start
-
-
-def way(layers: int, **sizes: int) -> Placement:
-    return Placement(
-        EngineOptions(gpu_layers=layers), {d: Footprint(weights=size) for d, size in sizes.items()}
-    )
-
-
-def placed(name: str, *ways: Placement) -> LocalModel:
-    return msgspec.structs.replace(model(name, 0), placements=ways)
-
+from tests.residency.playbook import Play, Refused, desired, house, model, on, placed, ready, start
 
 TWO = {"gpu0": 10, "gpu1": 10, "host": 20}
-BIG = placed("big", way(1, gpu0=8), way(2, gpu1=8), way(3, gpu0=4, host=6))
-OTHER = placed("other", way(1, gpu0=8), way(2, gpu1=8))
+BIG = placed("big", {"gpu0": 8}, {"gpu1": 8}, {"gpu0": 4, "host": 6})
+OTHER = placed("other", {"gpu0": 8}, {"gpu1": 8})
 
 
 def big_ready() -> Play:
@@ -57,7 +44,7 @@ def test_the_first_placement_that_fits_now_is_taken() -> None:
 
 def test_bytes_of_one_device_are_no_help_on_another() -> None:
     play = big_ready()
-    tight = placed("tight", way(1, gpu0=10, host=5))
+    tight = placed("tight", {"gpu0": 10, "host": 5})
     play << LeaseRequested(3, 2, OTHER)
     play._last.clear()
     play << ready(4, "other#2", 1, {"gpu1": 8}) >> [GrantLease(2, "other#2")]
@@ -72,7 +59,7 @@ def test_what_fits_nowhere_now_evicts_for_the_placement_that_it_likes_best() -> 
     play << LeaseRequested(3, 2, OTHER)
     play._last.clear()
     play << ready(4, "other#2", 1, {"gpu1": 8}) >> [GrantLease(2, "other#2")]
-    third = placed("third", way(1, gpu0=9), way(2, gpu1=9))
+    third = placed("third", {"gpu0": 9}, {"gpu1": 9})
     play << LeaseRequested(5, 3, third) >> [StopWorker("big#1", "pressure")]
     play << WorkerExited(6, "big#1") >> [start("third#3", third, "request")]
 
@@ -83,20 +70,20 @@ def test_a_second_best_placement_with_an_idle_victim_is_better_than_draining_a_b
     play << LeaseRequested(3, 2, OTHER)
     play._last.clear()
     play << ready(4, "other#2", 1, {"gpu1": 8}) >> [GrantLease(2, "other#2")] << LeaseReleased(5, 2) >> []
-    third = placed("third", way(1, gpu0=9), way(2, gpu1=9))
+    third = placed("third", {"gpu0": 9}, {"gpu1": 9})
     play << LeaseRequested(6, 3, third) >> [StopWorker("other#2", "pressure")]
 
 
 def test_only_what_fits_nowhere_is_refused() -> None:
     play = big_ready()
-    huge = placed("huge", way(1, gpu0=11), way(2, gpu0=4, host=21))
+    huge = placed("huge", {"gpu0": 11}, {"gpu0": 4, "host": 21})
     play << LeaseRequested(3, 2, huge) >> [Refused(2, DoesNotFit, retry_after=None)]
-    fair = placed("fair", way(1, gpu0=11), way(2, gpu0=2, host=20))
+    fair = placed("fair", {"gpu0": 11}, {"gpu0": 2, "host": 20})
     play << LeaseRequested(4, 3, fair) >> [StartWorker("fair#2", fair, fair.placements[1], "request")]
 
 
 def test_a_device_without_a_budget_is_not_limited() -> None:
-    spilled = placed("spilled", way(1, gpu0=5, host=10**12))
+    spilled = placed("spilled", {"gpu0": 5, "host": 10**12})
     house(spilled) << LeaseRequested(0, 1, spilled) >> [start("spilled#1", spilled, "request")]
 
 

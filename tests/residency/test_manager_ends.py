@@ -18,7 +18,7 @@ from router.residency.manager import MEMORY
 from tests.local import resized
 from tests.residency.fakes import FakeLauncher, out_of_memory
 from tests.residency.manager_scene import A, B, House, _outcome, house, now
-from tests.residency.playbook import DEVICE
+from tests.residency.playbook import DEVICE, model, on
 from tests.residency.virtual_time import in_virtual_time
 
 
@@ -237,3 +237,63 @@ async def test_a_quarantined_process_that_ends_after_all_gives_its_bytes_back() 
         assert await _outcome(home, B) is DoesNotFit
         await asyncio.sleep(21)
         assert await home.use(B) == "b#2"
+
+
+@in_virtual_time
+async def test_a_load_that_runs_out_of_memory_is_tried_again_when_the_idle_are_gone() -> None:
+    small = model("small", 2)
+    full = LoadFailed("cudaMalloc failed", out_of_memory=True)
+    async with house(FakeLauncher(load_seconds=1.0, stop_seconds=0.5)) as home:
+        home.told(A, small)
+        await home.use(small)
+        home.launcher.fails["a"] = full
+        async with asyncio.TaskGroup() as tasks:
+            waiter = tasks.create_task(_outcome(home, A))
+            await asyncio.sleep(1.6)  # the first try has failed, and what was idle is told to go
+            assert home.manager.view().status("small") == "unloaded"
+            del home.launcher.fails["a"]
+            assert await waiter == "a#3"
+        home.launcher.fails["a"] = full
+        home.manager.unload(None)
+        assert await _outcome(home, A) is LoadFailed  # twice, and no more
+
+
+@in_virtual_time
+async def test_what_strangers_take_is_shown_and_blocks_loads() -> None:
+    async with house() as home:
+        home.manager.device_free(on(5))
+        view = home.manager.view().memory
+        assert (view.budget, view.strangers, view.free) == (10, 5, 5)
+        assert home.value("router_device_bytes", device=DEVICE, kind="strangers") == 5
+        assert await _outcome(home, A) is DoesNotFit
+        home.manager.device_free(on(99))
+        assert await home.use(A) == "a#1"
+
+
+@in_virtual_time
+async def test_an_expected_wait_is_what_was_measured() -> None:
+    async with house(FakeLauncher(load_seconds=4.0, stop_seconds=0.5)) as home:
+        await home.use(A, seconds=3)
+        assert home.manager.expected_wait(A) == 0.0
+        home.manager.unload("a")
+        await asyncio.sleep(1)
+        assert home.manager.expected_wait(A) == pytest.approx(4.0)
+        async with home.manager.lease(A):
+            assert home.manager.expected_wait(A) == pytest.approx(3.0)
+
+
+@in_virtual_time
+async def test_a_lease_with_a_higher_priority_is_granted_first() -> None:
+    served: list[int] = []
+
+    async def ask(home: House, priority: int) -> None:
+        async with home.manager.lease(A, priority=priority):
+            served.append(priority)
+
+    async with house() as home, asyncio.TaskGroup() as tasks:
+        tasks.create_task(home.use(A, seconds=5))
+        await asyncio.sleep(2)
+        for priority in (0, 5, 9):
+            tasks.create_task(ask(home, priority))
+            await asyncio.sleep(0.1)
+    assert served == [9, 5, 0]
