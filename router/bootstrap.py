@@ -80,7 +80,8 @@ async def _run(
 ) -> None:
     found = await usable(launcher, devices.detect())
     ledger = Ledger(settings.cache / "footprints.json")
-    weighing = Weighing(launcher, Meter(found), ledger)
+    meter = launcher.devices = Meter(found)
+    weighing = Weighing(launcher, meter, ledger)
     applied: list[Callable[[Registry], None]] = []
 
     def apply(registry: Registry) -> None:

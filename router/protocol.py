@@ -10,6 +10,7 @@ A frame is a little-endian uint32 length and that many bytes of msgpack, at most
 * `Cancel` ends the generation with `Failed(kind="cancelled")` unless its final event is already on its way;
   of an unknown id it is no error and has no answer.
 * Every `Ping` is answered by `Pong` from the intake thread, `steps` telling whether the step thread moves.
+* `Stop` ends in `Freed`, if a model was loaded, and EOF.
 * EOF means that the other side is gone: the worker exits, the gateway fails every open request.
 """
 
@@ -23,7 +24,7 @@ import msgspec
 from router.domain.generation import Delta, EmbeddingRequest, Embeddings, GenerationRequest
 from router.domain.models import EngineOptions, Footprint
 
-VERSION = 1
+VERSION = 2
 MAX_FRAME = 64 * 2**20
 SANDBOX_LAYERS = ("no_new_privs", "rlimits", "seccomp", "landlock")
 _HEADER = struct.Struct("<I")
@@ -64,7 +65,7 @@ class Ping(msgspec.Struct, frozen=True, tag="ping"):
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
-    """Free everything and exit 0 now; running generations are dropped."""
+    """Free everything, say `Freed`, and exit 0; running generations are dropped."""
 
 
 Command = Load | DryRun | Generate | Embed | Cancel | Ping | Stop
@@ -110,6 +111,8 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
     message: str
+    out_of_memory: bool = False
+    """True when it was memory that lacked: the same load may pass once there is more."""
 
 
 class DryRunDone(msgspec.Struct, frozen=True, tag="dry_run_done"):
@@ -118,6 +121,10 @@ class DryRunDone(msgspec.Struct, frozen=True, tag="dry_run_done"):
     id: str
     footprints: dict[str, Footprint] | None
     message: str = ""
+
+
+class Freed(msgspec.Struct, frozen=True, tag="freed"):
+    """Context and model are freed; the process exits next. Not sent when a load was cut short."""
 
 
 class Piece(msgspec.Struct, frozen=True):
@@ -169,7 +176,9 @@ class Pong(msgspec.Struct, frozen=True, tag="pong"):
     """True when the engine holds running sequences, so that `steps` ought to grow."""
 
 
-WorkerEvent = Hello | LoadProgress | Loaded | LoadFailed | DryRunDone | Step | Failed | Embedded | Pong
+WorkerEvent = (
+    Hello | LoadProgress | Loaded | LoadFailed | DryRunDone | Freed | Step | Failed | Embedded | Pong
+)
 
 
 def sandbox_layers(told: str) -> tuple[str, ...]:

@@ -44,6 +44,7 @@ EVENTS: tuple[protocol.WorkerEvent, ...] = (
     protocol.LoadProgress(0.5),
     protocol.Loaded(protocol.EngineFacts(512, 2, 100, 8, True, True), {"host": Footprint(weights=9)}),
     protocol.LoadFailed("no"),
+    protocol.Freed(),
     protocol.DryRunDone("d", None, "no"),
     protocol.Step(
         (

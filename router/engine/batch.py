@@ -22,6 +22,10 @@ class EngineError(Exception):
     """The engine cannot go on: a model that does not load, a context that is lost. A complete sentence."""
 
 
+class OutOfMemory(EngineError):
+    """A load or a step needed more memory than there is."""
+
+
 class DecodeFailed(Exception):
     """This batch could not be decoded, and the KV cache is as it was before: a smaller batch may pass."""
 

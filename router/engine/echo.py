@@ -6,8 +6,8 @@ and it fails exactly as its script says. The path is the script, `echo:?step_ms=
 
 * `load_ms`, `step_ms`: how long a load and a decode take.
 * `weights`, `kv_cache`, `compute`: bytes that it claims to hold.
-* `fail=load | exit_load | hang_load`: the load raises, ends the process, never returns.
-* `fail=exit_decode:N | hang_decode:N | raise_decode:N`: the N-th decode does so.
+* `fail=load | oom_load | exit_load | hang_load`: the load raises, lacks memory, ends the process, never returns.
+* `fail=exit_decode:N | abort_decode:N | hang_decode:N | raise_decode:N | oom_decode:N`: the N-th decode does so.
 * `fail=garbage`: the first decode writes nonsense into every socket of the process.
 * `fail=refuse:SLOT`: every batch that has tokens for that slot is refused, as llama.cpp refuses one.
 * `embeds=only`: it pools and does not generate.
@@ -26,7 +26,16 @@ import numpy as np
 
 from router.domain.generation import SamplingParams
 from router.domain.models import EngineOptions, Footprint
-from router.engine.batch import DecodeFailed, EngineError, EngineFacts, Matrix, Sampler, Tokens, Work
+from router.engine.batch import (
+    DecodeFailed,
+    EngineError,
+    EngineFacts,
+    Matrix,
+    OutOfMemory,
+    Sampler,
+    Tokens,
+    Work,
+)
 
 END = 256
 """The vocabulary is the 256 bytes and this."""
@@ -35,8 +44,20 @@ _TEMPLATE = "{{ messages[-1]['content'] }}"
 _LOAD_PROGRESS_STEPS = 10
 _NOTHING = Footprint()
 _FAILURES = frozenset(
-    ("", "load", "exit_load", "hang_load", "exit_decode", "hang_decode", "raise_decode", "garbage", "refuse")
-)
+    [
+        "load",
+        "oom_load",
+        "exit_load",
+        "hang_load",
+        "exit_decode",
+        "abort_decode",
+        "hang_decode",
+        "raise_decode",
+        "oom_decode",
+        "garbage",
+        "refuse",
+    ]
+) | {""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +109,8 @@ def load(path: str, options: EngineOptions, progress: Callable[[float], None]) -
     match told.failure:
         case "load":
             raise EngineError("The echo was told to fail its load.")
+        case "oom_load":
+            raise OutOfMemory("The echo was told to lack memory for its load.")
         case "exit_load":
             os._exit(3)
         case "hang_load":
@@ -202,8 +225,12 @@ class EchoBackend:
                 raise DecodeFailed("The echo refused a batch.")
             case "raise_decode" if now:
                 raise EngineError("The echo was told to fail this decode.")
+            case "oom_decode" if now:
+                raise OutOfMemory("The echo was told to run out of memory.")
             case "exit_decode" if now:
                 os._exit(4)
+            case "abort_decode" if now:
+                os.abort()
             case "hang_decode" if now:
                 _hang()
             case "garbage":

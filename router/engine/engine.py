@@ -27,14 +27,34 @@ from router.domain.errors import InvalidRequest
 from router.domain.generation import Delta, EmbeddingRequest, Embeddings, GenerationRequest, SamplingParams
 from router.domain.models import Footprint
 from router.engine import sampling
-from router.engine.batch import DecodeFailed, EngineError, EngineFacts, Matrix, Sampler, Tokens, Work
+from router.engine.batch import (
+    DecodeFailed,
+    EngineError,
+    EngineFacts,
+    Matrix,
+    OutOfMemory,
+    Sampler,
+    Tokens,
+    Work,
+)
 from router.engine.prompt import PromptReader, Vocabulary
 from router.engine.scheduler import Job, Scheduler
 from router.engine.sequence import EmbeddingJob, Sequence
 
 __all__ = [
-    "Backend", "Broken", "EmbeddingDone", "EmbeddingJob", "Engine", "EngineError", "EngineFacts",
-    "Finished", "Gauges", "Output", "Progressed", "Sequence",
+    "Backend",
+    "Broken",
+    "EmbeddingDone",
+    "EmbeddingJob",
+    "Engine",
+    "EngineError",
+    "EngineFacts",
+    "Finished",
+    "Gauges",
+    "OutOfMemory",
+    "Output",
+    "Progressed",
+    "Sequence",
 ]  # fmt: skip
 
 

@@ -15,9 +15,18 @@ import numpy as np
 from router.domain.generation import SamplingParams
 from router.domain.models import EngineOptions, Footprint
 from router.engine import sampling
-from router.engine.batch import DecodeFailed, EngineError, EngineFacts, Matrix, Sampler, Tokens, Work
+from router.engine.batch import (
+    DecodeFailed,
+    EngineError,
+    EngineFacts,
+    Matrix,
+    OutOfMemory,
+    Sampler,
+    Tokens,
+    Work,
+)
 from router.engine.llama_batch import Batch
-from router.engine.llama_log import complaint, forget_complaints, llama
+from router.engine.llama_log import complaint, forget_complaints, llama, ran_out
 from router.engine.llama_memory import breakdown, copies_mapped, footprints, mapped, touched
 from router.engine.llama_params import Traits, context_params, model_params, traits
 from router.engine.llama_sampling import LlamaSampler
@@ -104,7 +113,7 @@ def _load_model(path: str, params: Any) -> Any:
     forget_complaints()
     model = llama.llama_model_load_from_file(path.encode(), params)
     if not model:
-        raise EngineError(f"llama.cpp could not load {path}{complaint()}")
+        raise _failure(f"llama.cpp could not load {path}{complaint()}")
     return model
 
 
@@ -112,8 +121,12 @@ def _new_context(model: Any, options: EngineOptions, kind: Traits) -> Any:
     forget_complaints()
     context = llama.llama_init_from_model(model, context_params(options, kind))
     if not context:
-        raise EngineError(f"llama.cpp could not make a context of {options.context} tokens{complaint()}")
+        raise _failure(f"llama.cpp could not make a context of {options.context} tokens{complaint()}")
     return context
+
+
+def _failure(message: str) -> EngineError:
+    return OutOfMemory(message) if ran_out() else EngineError(message)
 
 
 class LlamaBackend(LlamaVocabulary):
@@ -208,7 +221,7 @@ class LlamaBackend(LlamaVocabulary):
             # The cache is as it was before this call.
             raise DecodeFailed(f"llama.cpp refused a batch (code {code}){complaint()}")
         if code:
-            raise EngineError(f"llama.cpp failed to decode (code {code}){complaint()}")
+            raise _failure(f"llama.cpp failed to decode (code {code}){complaint()}")
 
     def close(self) -> None:
         context, self._context = self._context, None

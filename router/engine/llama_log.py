@@ -21,12 +21,17 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 import llama_cpp as llama
 
-__all__ = ["complaint", "forget_complaints", "llama", "talk"]
+__all__ = ["complaint", "forget_complaints", "llama", "ran_out", "talk"]
 
 _INFO, _WARN, _ERROR, _CONTINUED = 2, 3, 4, 5  # ggml_log_level; the bindings' own table is out of date
 
 _MOST_ERRORS = 16
 _SPEAKER = re.compile(r"^(\w+: )+(error loading model: )?")
+
+_RAN_OUT = re.compile(
+    r"out of memory|(failed|unable) to (allocate|reserve)|failed to alloc|bad_alloc|cannot allocate memory",
+    re.IGNORECASE,
+)
 
 _errors: list[str] = []
 
@@ -72,6 +77,11 @@ def talk() -> None:
 def forget_complaints() -> None:
     """Before an attempt whose failure is to be explained."""
     _errors.clear()
+
+
+def ran_out() -> bool:
+    """True if memory was what lacked since `forget_complaints`: llama.cpp says so in words only."""
+    return any(_RAN_OUT.search(line) for line in _errors)
 
 
 def complaint() -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import assert_never
 
 import msgspec
@@ -19,9 +19,9 @@ from router.domain.generation import Delta, EmbeddingRequest, Embeddings, Genera
 from router.domain.models import Footprint
 from router.protocol import EngineFacts, EngineGauges
 from router.runtime.process import WorkerProcess
+from router.runtime.pulse import DEAF, Pulse, Watch
 
 RETRY_AFTER = 1.0
-_PATIENCE_WITH_WORK = 10
 
 
 class WorkerClient:
@@ -39,7 +39,9 @@ class WorkerClient:
         self._numbers = itertools.count(1)
         self._streams: dict[str, _Stream] = {}
         self._embeddings: dict[str, asyncio.Future[Embeddings]] = {}
-        self.pong: protocol.Pong | None = None
+        self._on_pong: Callable[[protocol.Pong], None] = _ignore
+        self.on_freed: Callable[[], None] = _nothing
+        """Called when the worker has given back context and model and is about to exit."""
         process.on_event = self._on_event
         process.on_gone = self._on_gone
 
@@ -80,24 +82,15 @@ class WorkerClient:
                 answer.exception()  # else asyncio complains when we leave in the tick of the failure
 
     async def wait_gone(self) -> None:
-        """Returns when the process has been reaped, for whatever reason it ended."""
-        await self._process.gone.wait()
+        """Returns when it serves no more: the process has been reaped, or was killed and does not end."""
+        await self._process.lost.wait()
 
-    async def watch(self, hang_seconds: float, every: float = 1.0) -> None:
-        """
-        Kill the worker when it answers no ping, or is busy and makes no step, for `hang_seconds` (G11).
-
-        Beats are counted, not seconds: a gateway that was stopped itself must not blame its workers.
-        A step that keeps the processor busy gets ten times as long: without a GPU a large prompt takes minutes.
-        """
-        pulse = _Pulse(every)
-        while not self._process.gone.is_set():
-            self._process.send(protocol.Ping(next(self._numbers)))
-            await asyncio.sleep(every)
-            if pulse.silence(self.pong, self._process.cpu_seconds()) >= hang_seconds:
-                self._process.kill(f"killed because it hung: {pulse.complaint} for {hang_seconds:g} s")
-                return
-            self.pong = None
+    async def watch(self, hang_seconds: float, every: float = 1.0, deaf_seconds: float = DEAF) -> None:
+        """Kill the worker when it hangs; `pulse` says what that is (G11)."""
+        pulse = Pulse(every, hang_seconds, deaf_seconds, on_device=set(self.resident) - {"host"} != set())
+        watch = Watch(self._process, pulse, every)
+        self._on_pong = watch.heard
+        await watch.run()
 
     def _new_id(self) -> str:
         # Not the request's own id: a client may choose that, and two clients may choose the same.
@@ -126,7 +119,9 @@ class WorkerClient:
                 if answer is not None and not answer.done():
                     answer.set_result(event.embeddings)
             case protocol.Pong():
-                self.pong = event
+                self._on_pong(event)
+            case protocol.Freed():
+                self.on_freed()
             case (
                 protocol.Hello()
                 | protocol.LoadProgress()
@@ -195,29 +190,12 @@ def merge(deltas: list[Delta]) -> Delta:
     return Delta(text, tokens, last.finish_reason, last.usage)
 
 
-class _Pulse:
-    """Adds up the beats without a sign of life. `every` is seconds a beat."""
+def _ignore(pong: protocol.Pong) -> None:
+    """Nobody watches."""
 
-    def __init__(self, every: float) -> None:
-        self._every = every
-        self._silence = 0.0
-        self._steps = -1
-        self._cpu = 0.0
-        self.complaint = ""
 
-    def silence(self, pong: protocol.Pong | None, cpu: float) -> float:
-        """How long it has been silent, in seconds; `cpu` is the processor time that it has used in all."""
-        computes, self._cpu = cpu - self._cpu >= self._every / 2, cpu
-        if pong is None:
-            self.complaint = "no answer to a ping"
-            self._silence += self._every
-        elif pong.busy and pong.steps == self._steps:
-            self.complaint = "no decode step"
-            self._silence += self._every / _PATIENCE_WITH_WORK if computes else self._every
-        else:
-            self._silence = 0.0
-            self._steps = pong.steps
-        return self._silence
+def _nothing() -> None:
+    """Nobody waits for its memory."""
 
 
 def _error(failed: protocol.Failed) -> RouterError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncGenerator, Callable
 from typing import Literal
@@ -17,9 +18,11 @@ from router.domain import news
 from router.domain.errors import LoadFailed
 from router.domain.models import EngineOptions, Footprint, LocalModel, Placement, together
 from router.runtime.client import WorkerClient
+from router.runtime.departure import Departure, Devices, NoDevices, overheads
 from router.runtime.files import Hashes, check_identity
 from router.runtime.probe import Probe
 from router.runtime.process import WorkerProcess
+from router.runtime.pulse import DEAF, Pulse, Watch
 from router.runtime.spares import Spares
 from router.telemetry import Metrics, logger
 
@@ -43,7 +46,11 @@ class ProcessLauncher:
         stall_seconds: float = 60.0,
         grace: float = 2.0,
         beat: float = 1.0,
+        deaf_seconds: float = DEAF,
     ) -> None:
+        self.devices: Devices = NoDevices()
+        """Who confirms what a leaving worker freed."""
+        self._deaf_seconds = deaf_seconds
         self._spares = spares
         self._metrics = metrics
         self._backend = backend
@@ -74,15 +81,39 @@ class ProcessLauncher:
         process = await self._spares.take()
         process.instance = instance
         self._observe(model, "start", began)
+        confirming: list[asyncio.Task[None]] = []
         try:
             worker = await self._load(process, model, placement, weights)
-            watch = self._spares.own(worker.watch(self._hang_seconds, self._beat), f"watch-{instance}")
+            watch = self._spares.own(
+                worker.watch(self._hang_seconds, self._beat, self._deaf_seconds), f"watch-{instance}"
+            )
             try:
                 yield worker
             finally:
                 watch.cancel()
+                await self._prepare_to_leave(worker, placement, tell, confirming)
         finally:
-            await process.stop(self._grace)
+            if not await process.stop(self._grace):
+                tell(news.Stuck())
+                await process.gone.wait()
+            for task in confirming:
+                task.cancel()
+
+    async def _prepare_to_leave(
+        self,
+        worker: WorkerClient,
+        placement: Placement,
+        tell: Callable[[news.News], None],
+        confirming: list[asyncio.Task[None]],
+    ) -> None:
+        overhead = overheads(worker.resident, placement.footprints)
+        departure = Departure(worker.pid, worker.resident, overhead, self.devices)
+
+        def freed() -> None:
+            confirming.append(self._spares.own(departure.confirm(tell), f"departure-{worker.pid}"))
+
+        worker.on_freed = freed
+        await departure.weigh()
 
     async def dry_run(self, path: str, options: EngineOptions) -> tuple[dict[str, Footprint] | None, str]:
         """What llama.cpp says it would allocate, or None and the reason."""
@@ -102,8 +133,7 @@ class ProcessLauncher:
         began = time.monotonic()
         try:
             check_identity(model)
-            loading = _Loading(process, progress, self._stall_seconds)
-            loaded = await loading.run(model, placement, self._backend)
+            loaded = await self._watched(process, model, placement, progress)
             check_identity(model)  # it may have been replaced before the worker opened it
         finally:
             self._spares.refill()
@@ -112,6 +142,18 @@ class ProcessLauncher:
         log.info("worker ready", instance=process.instance, pid=process.pid, bytes=size)
         return WorkerClient(process, loaded.facts, loaded.resident, loaded.mapped)
 
+    async def _watched(
+        self, process: WorkerProcess, model: LocalModel, placement: Placement, progress: Progress
+    ) -> protocol.Loaded:
+        """The load; a worker that is deaf meanwhile is found long before its progress is missed."""
+        watch = Watch(process, Pulse(self._beat, math.inf, self._deaf_seconds), self._beat)
+        watching = self._spares.own(watch.run(), f"watch-load-{process.pid}")
+        try:
+            loading = _Loading(process, progress, self._stall_seconds, watch.heard)
+            return await loading.run(model, placement, self._backend)
+        finally:
+            watching.cancel()
+
     def _observe(self, model: LocalModel, phase: str, began: float) -> None:
         self._metrics.observe_load(model.name, phase, time.monotonic() - began)
 
@@ -119,7 +161,14 @@ class ProcessLauncher:
 class _Loading:
     """One load in flight. What bounds it is the time without progress, not its length."""
 
-    def __init__(self, process: WorkerProcess, progress: Progress, stall_seconds: float) -> None:
+    def __init__(
+        self,
+        process: WorkerProcess,
+        progress: Progress,
+        stall_seconds: float,
+        heard_pong: Callable[[protocol.Pong], None],
+    ) -> None:
+        self._heard_pong = heard_pong
         self._process = process
         self._progress = progress
         self._stall_seconds = stall_seconds
@@ -165,7 +214,10 @@ class _Loading:
             case protocol.Loaded():
                 self._result.set_result(event)
             case protocol.LoadFailed():
-                self._result.set_exception(LoadFailed(event.message))
+                failed = LoadFailed(event.message, out_of_memory=event.out_of_memory)
+                self._result.set_exception(failed)
+            case protocol.Pong():
+                self._heard_pong(event)
             case _:
                 self._process.kill(f"killed because it sent {type(event).__name__} during a load")
 

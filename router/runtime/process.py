@@ -29,6 +29,8 @@ WORKER = (sys.executable, "-m", "router.worker")
 _CHUNK = 2**18
 _EXIT_GRACE = 0.3
 """Seconds between the end of the socket and the exit, which the kernel does one after the other."""
+STUCK_SECONDS = 2.0
+"""A process that is not reaped so long after SIGKILL hangs in the kernel, and may do so for ever."""
 
 _ALLOWED = re.compile(
     r"PATH|HOME|USER|LANG|LC_.*|TZ|TMPDIR|VIRTUAL_ENV|LD_LIBRARY_PATH|XDG_CACHE_HOME"
@@ -49,7 +51,8 @@ class WorkerProcess:
     """
     A child and the frames between us. Made by `spawn`; `live` must run in a task that outlives its users.
 
-    `on_event` gets each event from the worker; `on_gone` is called once, after the process was reaped.
+    `on_event` gets each event from the worker; `on_gone` is called once, when it serves no more: after it was
+    reaped, or when it was killed and does not end.
     """
 
     def __init__(self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -62,6 +65,10 @@ class WorkerProcess:
         self.on_event: Callable[[protocol.WorkerEvent], None] = _ignore
         self.on_gone: Callable[[], None] = _nothing
         self.gone = asyncio.Event()
+        """It is reaped."""
+        self.lost = asyncio.Event()
+        """It serves no more: gone, or killed and stuck."""
+        self._patience: asyncio.TimerHandle | None = None
 
     @classmethod
     async def spawn(
@@ -122,7 +129,7 @@ class WorkerProcess:
         """SIGKILL. The first reason given is the one that `end` tells."""
         if not self.gone.is_set() and self._killed_for is None:
             self._killed_for = reason
-        self._signal(signal.SIGKILL)
+        self._kill()
 
     async def live(self) -> None:
         """Read until the end, then reap. Runs in the owner's task group, once."""
@@ -136,22 +143,46 @@ class WorkerProcess:
         finally:
             self._bury()
 
-    async def stop(self, grace: float = 2.0) -> None:
-        """The ladder: Stop, SIGTERM, SIGKILL, `grace` seconds apart; returns when the process is gone."""
+    async def stop(self, grace: float = 2.0) -> bool:
+        """
+        The ladder: Stop, SIGTERM, SIGKILL, `grace` seconds apart.
+
+        True when the process is gone; False when it was killed and does not end.
+        """
         try:
             self.send(protocol.Stop())
-            for number in (signal.SIGTERM, signal.SIGKILL):
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(grace):
-                        await self.gone.wait()
-                        return
-                log.info("worker does not stop", instance=self.instance, pid=self.pid, next=number.name)
-                self._signal(number)
-            await self.gone.wait()
+            if self._killed_for is None:
+                await self._climb(grace)
+            await self.lost.wait()
         except asyncio.CancelledError:  # in a hurry: the last rung at once
-            self._signal(signal.SIGKILL)
-            await self.gone.wait()
+            self._kill()
+            await self.lost.wait()
             raise
+        return self.gone.is_set()
+
+    async def _climb(self, grace: float) -> None:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    await self.lost.wait()
+                    return
+            log.info("worker does not stop", instance=self.instance, pid=self.pid, next=number.name)
+            self._signal(number)
+        self._kill()
+
+    def _kill(self) -> None:
+        self._signal(signal.SIGKILL)
+        if self._patience is None and not self.gone.is_set():
+            self._patience = asyncio.get_running_loop().call_later(STUCK_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        log.error("a killed worker does not end", instance=self.instance, pid=self.pid)
+        self._lose()
+
+    def _lose(self) -> None:
+        if not self.lost.is_set():
+            self.lost.set()
+            self.on_gone()
 
     async def _read_events(self) -> None:
         decoder = protocol.event_decoder()
@@ -181,8 +212,12 @@ class WorkerProcess:
         self._signal(signal.SIGKILL)
         self._writer.transport.abort()
         self._logs.close()
+        if self._patience is not None:
+            self._patience.cancel()
+        if self.lost.is_set():
+            log.warning("a worker that was stuck ended after all", instance=self.instance, pid=self.pid)
         self.gone.set()
-        self.on_gone()
+        self._lose()
 
     async def _pump_stderr(self) -> None:
         assert self._process.stderr is not None

@@ -7,16 +7,20 @@ The one rule: every process started here is reaped before the context ends.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Coroutine, Sequence
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from router import protocol
 from router.domain.errors import LoadFailed
 from router.runtime.process import WORKER, WorkerProcess
+from router.runtime.pulse import Pulse, Watch
 from router.telemetry import logger
 
 log = logger("runtime")
+
+_T = TypeVar("_T")
 
 _BACKOFF = 0.5
 _BACKOFF_MAX = 30.0
@@ -33,7 +37,9 @@ class Spares:
         hello_seconds: float = 30.0,
         backoff: float = _BACKOFF,
         sandbox: str = "auto",
+        beat: float = 1.0,
     ) -> None:
+        self._beat = beat
         self.sandbox: tuple[str, ...] | None = None
         """What the newest worker was seen to be held by; None = none has greeted yet."""
         self._told_of_sandbox = sandbox
@@ -43,7 +49,8 @@ class Spares:
         self._hello_seconds = hello_seconds
         self._backoff = self._pause = backoff
         self._idle: deque[WorkerProcess] = deque()
-        self._all: set[WorkerProcess] = set()
+        self._all: dict[WorkerProcess, asyncio.Task[None]] = {}
+        self._watches: dict[WorkerProcess, asyncio.Task[None]] = {}
         self._waiting: deque[asyncio.Future[WorkerProcess]] = deque()
         self._starting = False
         self._wanted = asyncio.Event()
@@ -62,9 +69,13 @@ class Spares:
                 self._keeper.cancel()
             self._disappoint(LoadFailed("The gateway is stopping"))
             self._idle.clear()
+            for watch in self._watches.values():
+                watch.cancel()
             async with asyncio.TaskGroup() as stops:
                 for process in list(self._all):
                     stops.create_task(process.stop(), name=f"stop-{process.pid}")
+            for life in self._all.values():  # stuck in the kernel: not even our end waits for it
+                life.cancel()
         finally:
             # Not the body's exception: the group would wrap it, and it is not the group's own.
             await self._tasks.__aexit__(None, None, None)
@@ -79,7 +90,7 @@ class Spares:
         """Every worker process that lives, loaded or not."""
         return tuple(process.pid for process in self._all)
 
-    def own(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    def own(self, work: Coroutine[Any, Any, _T], name: str) -> asyncio.Task[_T]:
         """Run something that belongs to a worker for as long as the house stands."""
         return self._tasks.create_task(work, name=name)
 
@@ -91,7 +102,8 @@ class Spares:
         """
         while self._idle:
             process = self._idle.popleft()
-            process.on_gone = _nothing
+            process.on_event, process.on_gone = _unexpected(process), _nothing
+            self._watches.pop(process).cancel()
             if not process.doomed:
                 self._pause = self._backoff
                 return process
@@ -126,8 +138,7 @@ class Spares:
             process = await WorkerProcess.spawn(self._backend, self._command, self._told_of_sandbox)
         except LoadFailed as error:
             return error  # raised here it would end the whole group
-        self._all.add(process)
-        self.own(self._live(process), f"worker-{process.pid}")
+        self._all[process] = self.own(self._live(process), f"worker-{process.pid}")
         return process
 
     async def _live(self, process: WorkerProcess) -> None:
@@ -136,7 +147,7 @@ class Spares:
         except Exception:
             log.exception("a worker's end was not as it should be", pid=process.pid)
         finally:
-            self._all.discard(process)
+            self._all.pop(process, None)
 
     async def _greeted(self, process: WorkerProcess) -> None:
         greeting: asyncio.Future[protocol.WorkerEvent] = asyncio.get_running_loop().create_future()
@@ -212,11 +223,23 @@ class Spares:
             if not place.done():
                 place.set_result(process)
                 return False
+        self._watch(process)
         process.on_gone = lambda: self._lost(process)
         self._idle.append(process)
         if process.doomed:
             self._lost(process)
         return process in self._idle
+
+    def _watch(self, process: WorkerProcess) -> None:
+        """A spare that was frozen must be found before a load is given to it."""
+        watch = Watch(process, Pulse(self._beat, math.inf), self._beat)
+        unexpected = _unexpected(process)
+
+        def hear(event: protocol.WorkerEvent) -> None:
+            watch.heard(event) if isinstance(event, protocol.Pong) else unexpected(event)
+
+        process.on_event = hear
+        self._watches[process] = self.own(watch.run(), f"watch-spare-{process.pid}")
 
     def _disappoint(self, error: LoadFailed) -> None:
         while self._waiting:
@@ -227,6 +250,7 @@ class Spares:
     def _lost(self, process: WorkerProcess) -> None:
         if process in self._idle:
             self._idle.remove(process)
+            self._watches.pop(process).cancel()
             log.warning("a spare worker died", pid=process.pid, how=process.end())
             self._refill_later()
 

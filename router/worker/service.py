@@ -26,6 +26,7 @@ from router.engine.engine import (
     EmbeddingJob,
     Engine,
     Finished,
+    OutOfMemory,
     Output,
     Progressed,
     Sequence,
@@ -145,6 +146,8 @@ class Service:
         # Free first, exit after: the device's memory is back in 7 ms instead of 400.
         if self._engine is not None:
             self._engine.close()
+            with contextlib.suppress(GatewayGone):
+                self._link.send(protocol.Freed())
         return life.ORDERLY
 
     def _next_orders(self) -> list[Order]:
@@ -209,7 +212,8 @@ class Service:
             engine = self._kind.load(command.path, command.options, self._progress)
         except Exception as error:
             life.log_error("the model could not be loaded", error)
-            self._link.send(protocol.LoadFailed(str(error) or type(error).__name__))
+            lacked = isinstance(error, OutOfMemory | MemoryError)
+            self._link.send(protocol.LoadFailed(str(error) or type(error).__name__, lacked))
             raise _LoadFailed from error
         finally:
             self._loading = False

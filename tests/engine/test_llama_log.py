@@ -46,6 +46,31 @@ def test_the_first_error_explains_the_rest():
     assert llama_log.complaint() == ": out of luck"
 
 
+@pytest.mark.parametrize(
+    ("said", "lacked"),
+    [
+        (
+            b"alloc_buffer: allocating 9 MiB on device 0: cudaMalloc failed: out of memory",
+            True,
+        ),
+        (b"ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 99", True),
+        (
+            b"llama_init_from_model: failed to initialize the context: failed to allocate buffer for kv cache",
+            True,
+        ),
+        (b"llama_model_load: error loading model: mmap failed: Cannot allocate memory", True),
+        (b"llama_model_load: error loading model: invalid magic characters", False),
+        (b"llama_model_load: error loading model: unknown model architecture: 'memory'", False),
+    ],
+)
+def test_a_lack_of_memory_is_known_by_its_words(said: bytes, lacked: bool):
+    assert not llama_log.ran_out()
+    lines = llama_log._Lines()
+    lines.take(ERROR, said + b"\n")
+    lines.take(ERROR, b"llama_model_load_from_file_impl: failed to load model\n")
+    assert llama_log.ran_out() is lacked
+
+
 def test_without_an_error_there_is_nothing_to_say():
     assert llama_log.complaint() == "."
 

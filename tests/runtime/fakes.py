@@ -26,6 +26,10 @@ class FakeProcess:
         self.on_event: Callable[[protocol.WorkerEvent], None] = lambda event: None
         self.on_gone: Callable[[], None] = lambda: None
         self.gone = asyncio.Event()
+        self.lost = asyncio.Event()
+        self.unkillable = False
+        self.lingers = False
+        """It ends by itself after a Stop, when `answer` says so."""
         self.killed: list[str] = []
         self._heard = asyncio.Event()
         self.how = "exited with code 0"
@@ -64,10 +68,22 @@ class FakeProcess:
         if not self.gone.is_set():
             self.how = how
             self.gone.set()
+            self.lose()
+
+    def lose(self) -> None:
+        if not self.lost.is_set():
+            self.lost.set()
             self.on_gone()
 
-    async def stop(self, grace: float = 2.0) -> None:
-        self.die("stopped")
+    async def stop(self, grace: float = 2.0) -> bool:
+        self.answer(self, protocol.Stop())
+        if self.unkillable:
+            self.lose()
+        elif self.lingers:
+            await self.gone.wait()
+        else:
+            self.die("stopped")
+        return self.gone.is_set()
 
 
 class FakeSpares:

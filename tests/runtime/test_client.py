@@ -193,49 +193,29 @@ async def test_a_worker_that_speaks_out_of_turn_is_killed() -> None:
     assert process.killed == ["killed because it sent LoadFailed out of turn"]
 
 
-async def watched(answer: object, cpu_rate: float = 0.0) -> FakeProcess:
-    process = FakeProcess(answer)  # type: ignore[arg-type]
-    process.cpu_rate = cpu_rate
-    await client(process).watch(hang_seconds=0.005, every=0.001)
-    return process
+async def test_a_worker_that_hangs_is_killed_and_its_requests_end() -> None:
+    process = FakeProcess()
+    worker = client(process)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(worker.watch(hang_seconds=9, every=0.001, deaf_seconds=0.003))
+        with pytest.raises(WorkerCrashed, match="hung: no answer to a ping"):
+            await anext(worker.generate(REQUEST))
 
 
-def _busy_without_a_step(process: FakeProcess, command: protocol.Command) -> None:
-    assert isinstance(command, protocol.Ping)
-    process.on_event(protocol.Pong(command.id, 7, True))
+async def test_a_worker_that_was_killed_and_does_not_end_serves_nobody_and_keeps_nobody_waiting() -> None:
+    process = FakeProcess()
+    worker = client(process)
+    async with asyncio.TaskGroup() as tasks:
+        crash = tasks.create_task(expect_crash(worker))
+        await process.received(1)
+        process.lose()
+    assert isinstance(crash.result(), WorkerCrashed)
+    await worker.wait_gone()
+    assert not process.gone.is_set()
+    process.die("after all")  # its end, hours later, ends nothing twice
 
 
-async def test_a_worker_that_answers_no_ping_is_killed() -> None:
-    process = await watched(lambda *_: None)
-    assert process.killed == ["killed because it hung: no answer to a ping for 0.005 s"]
-    assert len(process.sent) >= 5
-
-
-async def test_a_worker_that_is_busy_and_makes_no_step_is_killed() -> None:
-    process = await watched(_busy_without_a_step)
-    assert process.killed == ["killed because it hung: no decode step for 0.005 s"]
-
-
-async def test_a_step_that_computes_gets_ten_times_as_long() -> None:
-    process = await watched(_busy_without_a_step, cpu_rate=0.001)
-    assert process.killed == ["killed because it hung: no decode step for 0.005 s"]
-    assert len(process.sent) >= 50
-
-
-async def test_a_worker_that_computes_and_answers_no_ping_gets_no_longer() -> None:
-    process = await watched(lambda *_: None, cpu_rate=0.001)
-    assert len(process.sent) < 10
-
-
-@pytest.mark.parametrize("busy", [True, False])
-async def test_a_worker_that_steps_or_is_idle_is_left_alone(busy: bool) -> None:
-    pings: list[int] = []
-
-    def answer(process: FakeProcess, command: protocol.Command) -> None:
-        assert isinstance(command, protocol.Ping)
-        pings.append(command.id)
-        process.on_event(protocol.Pong(command.id, len(pings) if busy else 0, busy))
-        if len(pings) == 20:
-            process.die("enough")
-
-    assert (await watched(answer)).killed == []
+async def expect_crash(worker: WorkerClient) -> WorkerCrashed:
+    with pytest.raises(WorkerCrashed) as caught:
+        await anext(worker.generate(REQUEST))
+    return caught.value

@@ -12,6 +12,7 @@ import pytest
 from router import protocol
 from router.domain.errors import LoadFailed
 from router.domain.models import FileIdentity, LocalModel
+from router.domain.news import Freed, News, Stuck
 from router.runtime.files import identity
 from router.runtime.launcher import ProcessLauncher
 from router.telemetry import Metrics
@@ -23,12 +24,12 @@ MODEL = local_model("m", "echo:")
 
 @asynccontextmanager
 async def launching(
-    *processes: FakeProcess, stall_seconds: float = 60.0
+    *processes: FakeProcess, **patience: float
 ) -> AsyncIterator[tuple[ProcessLauncher, FakeSpares, Metrics]]:
     async with asyncio.TaskGroup() as tasks:
         spares, metrics = FakeSpares(tasks, *processes), Metrics()
         yield (
-            ProcessLauncher(spares, metrics, "echo", stall_seconds=stall_seconds),  # type: ignore[arg-type]
+            ProcessLauncher(spares, metrics, "echo", **patience),  # type: ignore[arg-type]
             spares,
             metrics,
         )
@@ -43,9 +44,9 @@ def says(*events: protocol.WorkerEvent) -> Callable[[FakeProcess, protocol.Comma
     return answer
 
 
-async def refused(process: FakeProcess, model: LocalModel = MODEL, stall_seconds: float = 60.0) -> str:
+async def refused(process: FakeProcess, model: LocalModel = MODEL, **patience: float) -> str:
     """The message with which the launch fails; the process is gone after it."""
-    async with launching(process, stall_seconds=stall_seconds) as (launcher, spares, _):
+    async with launching(process, **patience) as (launcher, spares, _):
         with pytest.raises(LoadFailed) as caught:
             async with launch(launcher, "m#1", model, quiet):
                 raise AssertionError("it was launched")
@@ -95,7 +96,61 @@ async def test_a_worker_that_died_before_the_load_is_a_failed_load() -> None:
 
 
 async def test_a_worker_that_says_something_else_during_the_load_is_killed() -> None:
-    assert "sent Pong during a load" in await refused(FakeProcess(says(protocol.Pong(1, 0, False))))
+    assert "sent Freed during a load" in await refused(FakeProcess(says(protocol.Freed())))
+
+
+async def test_a_load_that_lacked_memory_is_told_from_others() -> None:
+    process = FakeProcess(says(protocol.LoadFailed("no room", out_of_memory=True)))
+    async with launching(process) as (launcher, _, _):
+        with pytest.raises(LoadFailed) as caught:
+            async with launch(launcher, "m#1", MODEL, quiet):
+                raise AssertionError("it was launched")
+    assert caught.value.out_of_memory
+
+
+async def test_a_worker_that_is_deaf_during_its_load_is_found_before_its_progress_is_missed() -> None:
+    process = FakeProcess()
+    assert "hung: no answer to a ping" in await refused(process, beat=0.001, deaf_seconds=0.003)
+
+
+async def test_what_a_leaving_worker_freed_is_told_before_it_is_gone() -> None:
+    told: list[tuple[News, bool]] = []
+    process = FakeProcess(leaves_after_a_while)
+    process.lingers = True
+    async with launching(process) as (launcher, _, _):
+        async with launch(launcher, "m#1", MODEL, lambda news: told.append((news, process.gone.is_set()))):
+            pass
+    assert told == [(Freed({"host": 0}), False)]
+
+
+def leaves_after_a_while(process: FakeProcess, command: protocol.Command) -> None:
+    match command:
+        case protocol.Load():
+            process.on_event(LOADED)
+        case protocol.Stop():
+            process.on_event(protocol.Freed())
+            asyncio.get_running_loop().call_later(0.01, process.die, "stopped")
+        case _:
+            pass
+
+
+async def test_a_worker_that_cannot_be_killed_is_told_and_its_end_is_waited_for() -> None:
+    told: list[News] = []
+    process = FakeProcess(says(LOADED))
+    process.unkillable = True
+    async with launching(process) as (launcher, _, _), asyncio.TaskGroup() as tasks:
+        left = tasks.create_task(come_and_go(launcher, told))
+        await process.lost.wait()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert (told, left.done()) == ([Stuck()], False)
+        process.die("after all")
+    assert told == [Stuck()]
+
+
+async def come_and_go(launcher: ProcessLauncher, told: list[News]) -> None:
+    async with launch(launcher, "m#1", MODEL, told.append):
+        pass
 
 
 @pytest.mark.parametrize("told", [(), (0.5, 0.5), (1.0,)], ids=["nothing", "the same again", "all weights"])

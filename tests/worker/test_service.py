@@ -230,6 +230,7 @@ def test_a_stop_frees_the_engine_and_exits_0_with_generations_running() -> None:
         worker.gateway.send(generate("1", "endless"), protocol.Stop())
         assert worker.join("steps") == life.ORDERLY
         assert worker.engine.closed
+        assert worker.gateway.until(lambda event: isinstance(event, protocol.Freed))
 
 
 def test_the_end_of_the_socket_ends_the_intake_thread_in_good_order() -> None:
