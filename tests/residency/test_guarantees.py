@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import router.residency
@@ -32,7 +33,7 @@ from router.residency.events import (
 from router.residency.state import Phase
 from router.residency.view import house_view
 from tests.residency.core_scene import A, B, C, a_busy, a_ready, crash
-from tests.residency.playbook import LIMITS, Play, Refused, house, model, ready, start
+from tests.residency.playbook import LIMITS, Play, Refused, desired, house, model, ready, start
 from tests.residency.simulation import A_DAY, Life
 
 SEEDS = range(40)
@@ -168,6 +169,15 @@ def test_g13_a_crash_loop_is_refused_at_once_with_a_growing_pause_and_others_are
         crash(play, number, number, number)
     play << LeaseRequested(4, 4, C) >> [Refused(4, LoadFailed, retry_after=4.0)]
     play << LeaseRequested(4, 5, A) >> [start("a#4", A, "request")]
+
+
+def test_g18_a_model_pinned_to_another_hash_is_never_served_by_the_process_of_the_old_one() -> None:
+    new = msgspec.structs.replace(A, sha256="0" * 64)
+    play = a_busy()
+    play << desired(2, [new, B, C]) >> []
+    play << LeaseRequested(3, 2, new) >> []
+    play << LeaseReleased(4, 1) >> [StopWorker("a#1", "changed")]
+    play << WorkerExited(5, "a#1") >> [start("a#2", new, "request")]
 
 
 def test_g22_a_thousand_swaps_and_edits_leave_the_tables_as_they_were() -> None:
