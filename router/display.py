@@ -217,8 +217,9 @@ def memory(now: Running) -> list[str]:
     lines = []
     if (held := now.memory) is not None:
         used = size(held.used + held.reserved + held.quarantined)
+        taken = f", {size(held.strangers)} taken by other processes" if held.strangers else ""
         lost = f", {size(held.quarantined)} of them by processes that do not end" if held.quarantined else ""
-        lines.append(f"{used} of {size(held.budget)} held{lost}, {size(held.free)} free")
+        lines.append(f"{used} of {size(held.budget)} held{lost}, {size(max(held.free, 0))} free{taken}")
     lines += [f"waiting for {model}: {count}" for model, count in now.waiting.items()]
     lines += [f"failed: {model}: {reason}" for model, reason in now.failed.items()]
     return lines

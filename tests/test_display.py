@@ -117,6 +117,14 @@ def test_memory_lines_name_waiters_and_failures() -> None:
     ]
 
 
+def test_memory_lines_name_what_does_not_come_back_and_what_others_take() -> None:
+    held = Memory(100 * MiB, 30 * MiB, 0, quarantined=20 * MiB, strangers=60 * MiB, free=-10 * MiB)
+    assert display.memory(Running((), held)) == [
+        "50 MiB of 100 MiB held, 20 MiB of them by processes that do not end, 0 MiB free, "
+        "60 MiB taken by other processes"
+    ]
+
+
 def test_a_piped_table_is_not_folded(capsys: pytest.CaptureFixture[str]) -> None:
     display.show(display.model_list([ModelEntry("x" * 200)]))
     assert "x" * 200 in capsys.readouterr().out
