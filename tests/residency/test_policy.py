@@ -1,18 +1,27 @@
 from __future__ import annotations
 
+import typing
+
 import pytest
 
 from router.domain.models import Limits
 from router.residency.policy import (
+    HALF_LIFE,
     LINGER,
+    ORDERS,
     after_failure,
+    cheapest_first,
     cover,
+    demand,
     goes_at,
+    hold,
+    loss,
     oldest_first,
+    rank,
     retry_after,
     to_shrink,
 )
-from router.residency.state import Failures, Instance, Phase, Waiter
+from router.residency.state import Failures, Instance, Pace, Phase, Waiter
 from tests.residency.playbook import model, on
 
 LIMITS = Limits(patience=10, hold=2, backoff=5, backoff_max=300, failures=3, failure_window=60)
@@ -86,6 +95,45 @@ def test_a_busy_model_goes_after_patience_and_hold_whichever_is_later(
 ) -> None:
     holder = ready("a", 1, last_used=31, leases=1, ready_at=ready_at)
     assert goes_at(waiter(since=1.0), holder, LIMITS) == expected
+
+
+def test_a_rank_is_an_arrival_moved_by_priority_and_never_changes() -> None:
+    limits = Limits(aging=10)
+    assert [rank(100.0, points, limits) for points in (0, 2, -1)] == [100.0, 80.0, 110.0]
+    assert rank(100.0, 5, Limits(aging=0)) == 100.0
+
+
+@pytest.mark.parametrize(("load", "seconds"), [(0.5, 2.0), (3.0, 6.0), (400.0, 10.0)])
+def test_a_hold_is_twice_the_load_within_the_least_hold_and_the_patience(load: float, seconds: float) -> None:
+    assert hold(load, LIMITS) == seconds
+
+
+def test_a_least_hold_over_the_patience_is_the_operators_word() -> None:
+    assert hold(1.0, Limits(hold=60, patience=10)) == 60
+
+
+def test_demand_halves_and_a_loss_is_demand_times_the_reload() -> None:
+    pace = Pace(load=4.0, demand=3.0, at=0.0)
+    assert demand(pace, HALF_LIFE) == pytest.approx(1.5)
+    assert loss(pace, HALF_LIFE) == pytest.approx(6.0)
+    assert loss(Pace(demand=3.0), 0.0) == 0.0
+
+
+def test_the_cheapest_for_each_byte_that_helps_goes_first_and_the_busy_last() -> None:
+    small, large, busy = ready("small", 2, 1), ready("large", 8, 2), ready("busy", 8, 0, leases=1)
+    losses = {small.fingerprint: 1.0, large.fingerprint: 2.0}
+    assert names(cheapest_first([busy, small, large], losses, on(8))) == ["large", "small", "busy"]
+    assert names(cheapest_first([busy, small, large], losses, on(2))) == ["small", "large", "busy"]
+    assert names(oldest_first([busy, large, small], losses, on(8))) == ["small", "large", "busy"]
+
+
+def test_among_equals_the_least_recently_used_goes_first() -> None:
+    new, old = ready("new", 2, 9), ready("old", 2, 1)
+    assert names(cheapest_first([new, old], {}, on(2))) == ["old", "new"]
+
+
+def test_both_orders_have_names_in_the_registry() -> None:
+    assert set(ORDERS) == set(typing.get_args(typing.get_type_hints(Limits)["eviction"]))
 
 
 def test_a_smaller_budget_takes_what_covers_it_and_pinned_models_last() -> None:
