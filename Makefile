@@ -17,7 +17,8 @@ help:
 	@echo "             PORT=$(PORT) HOST=$(HOST) REGISTRY=$(REGISTRY) ARGS='more flags of router serve'"
 	@echo "make test    ruff, mypy, import contracts and every test; ARGS='-k swap' for some of them"
 	@echo "make bench   tokens per second and swap times beside llama-server; swaps and waits of a trace"
-	@echo "make soak    2,000 swaps among six small models under traffic (20 minutes): memory, files and times flat"
+	@echo "make soak    2,000 swaps among six small models under traffic (20 minutes): memory, files and times flat;"
+	@echo "             and before it 20,000 random lives of the scheduler (some 10 minutes)"
 	@echo "make peer    build that llama-server (once, minutes)"
 	@echo "make lint    ruff and the import contracts        make types   mypy --strict"
 	@echo "make demo    only fetch the demo models           make clean   remove .venv and caches of tools"
@@ -37,6 +38,7 @@ bench: install-dev demo peer
 	@$(BIN)/python -m tests.bench.trace
 
 soak: install-dev demo
+	@ROUTER_LIVES=20000 $(BIN)/pytest -q --timeout 900 tests/residency/test_simulation.py
 	@$(BIN)/python -m tests.bench.soak $(ARGS)
 
 peer: install-dev
