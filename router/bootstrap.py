@@ -32,7 +32,7 @@ from router.routing.peers import Peers
 from router.runtime.launcher import ProcessLauncher
 from router.runtime.spares import Spares
 from router.runtime.weighing import Weighing
-from router.settings import Settings
+from router.settings import MANY_CORES, Settings, cores
 from router.sizing import devices
 from router.sizing.devices import Device
 from router.sizing.ledger import Ledger
@@ -65,7 +65,10 @@ async def serve(settings: Settings, ready: Callable[[Registry, str], None] | Non
     metrics.on_scrape(lambda: metrics.tasks.set(len(asyncio.all_tasks())))
     listener = listen(settings.host, settings.port)
     with contextlib.closing(listener):
-        async with Spares(settings.spares, backend=settings.backend, sandbox=settings.sandbox) as spares:
+        beside = cores() >= MANY_CORES
+        async with Spares(
+            settings.spares, backend=settings.backend, sandbox=settings.sandbox, beside=beside
+        ) as spares:
             launcher = ProcessLauncher(spares, metrics, backend=settings.backend)
             await _run(settings, metrics, launcher, spares, listener, ready)
 

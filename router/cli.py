@@ -60,6 +60,10 @@ def _sandbox(told: str) -> str:
     return told
 
 
+Spares = Annotated[
+    int | None,
+    typer.Option(envvar="ROUTER_SPARES", min=0, max=8, help="Warm workers; 1, on four cores or more 2."),
+]
 SandboxLayers = Annotated[
     str,
     typer.Option(
@@ -90,7 +94,7 @@ def serve(
     ] = False,
     allow_host: Hosts = None,
     cors_origin: Origins = None,
-    spares: Annotated[int, typer.Option(envvar="ROUTER_SPARES", min=0, max=8, help="Warm workers.")] = 1,
+    spares: Spares = None,
     sandbox: SandboxLayers = "auto",
     backend: Annotated[Literal["llama", "echo"], typer.Option(help="echo: no model, for tests.")] = "llama",
     as_json: Annotated[bool, typer.Option("--json", help="JSON log lines and a JSON ready line.")] = False,
@@ -99,7 +103,7 @@ def serve(
     import asyncio
 
     from router import bootstrap, display, telemetry
-    from router.settings import Settings
+    from router.settings import Settings, warm
 
     settings = Settings(
         registry=registry,
@@ -111,7 +115,7 @@ def serve(
         allow_open=allow_open,
         allow_hosts=tuple(allow_host or ()),
         cors_origins=tuple(cors_origin or ()),
-        spares=spares,
+        spares=warm() if spares is None else spares,
         sandbox=sandbox,
         backend=backend,
     )

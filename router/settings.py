@@ -26,6 +26,24 @@ def state_home() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "router"
 
 
+MANY_CORES = 4
+"""From here on a new spare may start while a model loads: its import takes a core for a second."""
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def warm() -> int:
+    """
+    How many spares are kept unless the operator says otherwise.
+
+    Two where they start beside loads: then swaps in a row, each shorter than the start of a worker, do not wait for it.
+    """
+    return 2 if cores() >= MANY_CORES else 1
+
+
 class Settings(msgspec.Struct, frozen=True):
     """One run of `router serve`. Durations are seconds, sizes bytes."""
 
@@ -50,7 +68,7 @@ class Settings(msgspec.Struct, frozen=True):
     """Names under which a gateway without keys answers, besides those of loopback."""
     cors_origins: tuple[str, ...] = ()
     """Origins of the web pages that may use the gateway; "*" for all."""
-    spares: int = 1
+    spares: int = msgspec.field(default_factory=warm)
     """Warm workers without a model."""
     sandbox: str = "auto"
     """What workers give up: see `protocol.sandbox_layers`."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from router import settings
 from router.settings import Settings, cache_home, state_home
 
 
@@ -58,3 +59,12 @@ def test_loopback_is_what_only_this_machine_reaches() -> None:
     hosts = ("127.0.0.1", "127.8.0.1", "localhost", "::1", "0.0.0.0", "::", "192.168.1.2")
     found = [Settings(registry=Path("registry.yaml"), host=host).loopback for host in hosts]
     assert found == [True, True, True, True, False, False, False]
+
+
+@pytest.mark.parametrize(("processors", "spares"), [(1, 1), (3, 1), (4, 2), (64, 2)])
+def test_more_spares_are_kept_where_they_can_start_beside_loads(
+    monkeypatch: pytest.MonkeyPatch, processors: int, spares: int
+):
+    monkeypatch.setattr(settings.os, "sched_getaffinity", lambda _: set(range(processors)))
+    assert settings.warm() == spares
+    assert Settings(registry=Path("r.yaml")).spares == spares

@@ -38,7 +38,10 @@ class Spares:
         backoff: float = _BACKOFF,
         sandbox: str = "auto",
         beat: float = 1.0,
+        beside: bool = False,
     ) -> None:
+        """`beside`: there are processors enough to start new spares while a model loads, not only after it."""
+        self._beside = beside
         self._beat = beat
         self.sandbox: tuple[str, ...] | None = None
         """What the newest worker was seen to be held by; None = none has greeted yet."""
@@ -52,7 +55,7 @@ class Spares:
         self._all: dict[WorkerProcess, asyncio.Task[None]] = {}
         self._watches: dict[WorkerProcess, asyncio.Task[None]] = {}
         self._waiting: deque[asyncio.Future[WorkerProcess]] = deque()
-        self._starting = False
+        self._starts: set[asyncio.Task[None]] = set()
         self._wanted = asyncio.Event()
         self._tasks = asyncio.TaskGroup()
         self._keeper: asyncio.Task[None] | None = None
@@ -67,6 +70,8 @@ class Spares:
         try:
             if self._keeper is not None:
                 self._keeper.cancel()
+            for start in self._starts:
+                start.cancel()
             self._disappoint(LoadFailed("The gateway is stopping"))
             self._idle.clear()
             for watch in self._watches.values():
@@ -98,7 +103,7 @@ class Spares:
         """
         A greeted worker that is the caller's from now on. Raises LoadFailed when none can be had.
 
-        No new spare is started until `refill`: it would compete with the load for processor time.
+        On few processors no new spare is started until `refill`: it would compete with the load.
         """
         while self._idle:
             process = self._idle.popleft()
@@ -106,10 +111,15 @@ class Spares:
             self._watches.pop(process).cancel()
             if not process.doomed:
                 self._pause = self._backoff
+                self._taken()
                 return process
-        if self._starting and not self._waiting:
+        if len(self._waiting) < len(self._starts):
             return await self._take_the_coming_one()
         return await self.start()
+
+    def _taken(self) -> None:
+        if self._beside:
+            self.refill()
 
     def refill(self) -> None:
         """Start new spares behind those that were taken."""
@@ -194,41 +204,40 @@ class Spares:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            while len(self._idle) < self._count and await self._start_spare():
-                pass
+            for _ in range(self._count - len(self._idle) - len(self._starts)):
+                start = self.own(self._start_spare(), "start-spare")
+                self._starts.add(start)
+                start.add_done_callback(self._starts.discard)
 
     def _refill_later(self) -> None:
         """The pause doubles with every death of a spare, until one is of use again."""
         asyncio.get_running_loop().call_later(self._pause, self.refill)
         self._pause = min(self._pause * 2, _BACKOFF_MAX)
 
-    async def _start_spare(self) -> bool:
-        """True if the next one may be started at once; else a `refill` comes, after a pause or a load."""
-        self._starting = True
+    async def _start_spare(self) -> None:
         try:
             process = await self.start()
         except LoadFailed as error:
             log.error("no spare worker could be started", error=error.message)
             self._disappoint(error)
             self._refill_later()
-            return False
-        finally:
-            self._starting = False
-        return self._shelve(process)
+        else:
+            self._shelve(process)
 
-    def _shelve(self, process: WorkerProcess) -> bool:
-        """Keep it, unless somebody waits for it; True if it was kept."""
+    def _shelve(self, process: WorkerProcess) -> None:
+        """Keep it, unless somebody waits for it."""
         while self._waiting:
             place = self._waiting.popleft()
             if not place.done():
                 place.set_result(process)
-                return False
+                # Not at once: the start that brought it counts until it has ended.
+                asyncio.get_running_loop().call_soon(self._taken)
+                return
         self._watch(process)
         process.on_gone = lambda: self._lost(process)
         self._idle.append(process)
         if process.doomed:
             self._lost(process)
-        return process in self._idle
 
     def _watch(self, process: WorkerProcess) -> None:
         """A spare that was frozen must be found before a load is given to it."""
