@@ -35,6 +35,8 @@ class Figures:
     wait: Spread
     first_token: Spread
     """From arrival to the first token."""
+    service: Spread
+    """From the lease to the end of the answer."""
     swaps: int
     """Loads that ended well."""
     evictions: Mapping[str, int]
@@ -78,6 +80,9 @@ def figures(policy: str, replay: Replay, objective: float) -> Figures:
         answered=len(answered),
         wait=spread(_waits(visits)),
         first_token=spread(firsts),
+        service=spread(
+            [v.done - v.granted for v in answered if v.done is not None and v.granted is not None]
+        ),
         swaps=replay.swaps,
         evictions=dict(sorted(replay.evictions.items())),
         refused=dict(sorted(Counter(v.refused for v in visits if v.refused).items())),

@@ -6,8 +6,9 @@ The one rule: residency's own are the real core; a baseline is told what the cor
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from typing import Literal
 
 import msgspec
 
@@ -19,6 +20,8 @@ from router.simulate.world import Decide, House, World
 
 Step = Callable[[str, int], None]
 """Told the policy and how many requests have come."""
+Policy = Callable[[House, int | None], tuple[House, Decide]]
+"""A house and how many models may be there by count -> the house under its rules, and who decides in it."""
 
 
 def compare(
@@ -30,47 +33,37 @@ def compare(
     step: Step = lambda _policy, _count: None,
 ) -> list[Figures]:
     """Replay the trace once for each policy. `models_max`: for lru-count; None = as many as always fit."""
-    return [
-        figures(
-            name,
-            World(_told(name, house), _decider(name, house, models_max), _teller(step, name)).run(trace),
-            objective,
-        )
-        for name in policies
-    ]
+    found = []
+    for name in policies:
+        ruled, decide = POLICIES[name](house, models_max)
+        found.append(figures(name, World(ruled, decide, _teller(step, name)).run(trace), objective))
+    return found
 
 
 def _teller(step: Step, policy: str) -> Callable[[int], None]:
     return lambda count: step(policy, count)
 
 
-def _residency(house: House, _models_max: int | None) -> Decide:
-    return Residency(house.budgets, house.limits).handle
+def _residency(eviction: Literal["cost", "lru"]) -> Policy:
+    def rule(house: House, _models_max: int | None) -> tuple[House, Decide]:
+        ruled = dataclasses.replace(house, limits=msgspec.structs.replace(house.limits, eviction=eviction))
+        return ruled, Residency(ruled.budgets, ruled.limits).handle
+
+    return rule
 
 
-def _fifo(_house: House, _models_max: int | None) -> Decide:
-    return baselines.StrictFifo().handle
+def _fifo(house: House, _models_max: int | None) -> tuple[House, Decide]:
+    return house, baselines.StrictFifo().handle
 
 
-def _lru_by_count(house: House, models_max: int | None) -> Decide:
+def _lru_by_count(house: House, models_max: int | None) -> tuple[House, Decide]:
     most = models_max or baselines.fits_by_count(house.models, house.budgets)
-    return baselines.LruByCount(most).handle
+    return house, baselines.LruByCount(most).handle
 
 
-POLICIES: Mapping[str, Callable[[House, int | None], Decide]] = {
-    "cost": _residency,
-    "lru": _residency,
+POLICIES: Mapping[str, Policy] = {
+    "cost": _residency("cost"),
+    "lru": _residency("lru"),
     "fifo": _fifo,
     "lru-count": _lru_by_count,
 }
-
-
-def _told(name: str, house: House) -> House:
-    """Residency's own policies differ in one limit of the registry."""
-    if POLICIES[name] is not _residency:
-        return house
-    return replace(house, limits=msgspec.structs.replace(house.limits, eviction=name))
-
-
-def _decider(name: str, house: House, models_max: int | None) -> Decide:
-    return POLICIES[name](house, models_max)

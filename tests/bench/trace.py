@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from router.domain.models import EngineOptions, Footprint, Limits, LocalModel, Placement
+from router.residency import policy
 from router.simulate import trace, workload
 from router.simulate.figures import Figures
 from router.simulate.machine import GiB, Machine
@@ -89,21 +90,33 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
                 scene, work(chosen, list(scene.models), rate, seed), list(POLICIES), OBJECTIVE
             ):
                 found[one.policy].append(one)
-        rows += [row(rate, name, figures, found["fifo"]) for name, figures in found.items()]
+        rows += [row(rate, name, found[name], found["fifo"], bound(scene, found[name])) for name in found]
     source = "the lengths of Azure's conversations" if chosen.trace is None else str(chosen.trace)
     return {"title": source, "requests": chosen.requests, "rows": rows}
 
 
-def row(rate: float, policy: str, found: Sequence[Figures], fifo: Sequence[Figures]) -> dict[str, Any]:
+def bound(scene: House, found: Sequence[Figures]) -> float:
+    """Seconds that DESIGN.md allows residency for a request behind one for each of the other models."""
+    machine, limits = scene.machine, scene.limits
+    load = max(machine.load_seconds(model) for model in scene.models.values())
+    longest = max(one.service.max for one in found)
+    one = max(limits.patience, load + policy.hold(load, limits)) + longest + machine.exit
+    return len(scene.models) * (one + load)
+
+
+def row(
+    rate: float, name: str, found: Sequence[Figures], fifo: Sequence[Figures], bound: float
+) -> dict[str, Any]:
     swaps = statistics.mean(one.swaps for one in found)
     return {
         "rate": rate,
-        "policy": policy,
+        "policy": name,
         "answered": sum(one.answered for one in found) / sum(one.requests for one in found),
         "wait_p50": statistics.mean(one.wait.p50 for one in found),
         "wait_p95": statistics.mean(one.wait.p95 for one in found),
         "wait_p99": statistics.mean(one.wait.p99 for one in found),
         "wait_max": max(one.wait.max for one in found),
+        "wait_bound": bound,
         "swaps": swaps,
         "fewer_than_fifo": statistics.mean(one.swaps for one in fifo) / swaps,
         "goodput": statistics.mean(one.goodput for one in found),

@@ -18,6 +18,13 @@ def test_the_order_of_policies_changes_nothing() -> None:
     assert forward == compare(SCENE, TRACE, ["fifo", "lru"], 10.0)[::-1]
 
 
+def test_by_cost_the_wanted_model_stays_and_by_lru_the_recent_one() -> None:
+    wanted = [(float(n), "a") for n in range(10)]
+    trace = asks(*wanted, (30, "b"), (60, "c"), (90, "a"))
+    cost, lru = compare(SCENE, trace, ["cost", "lru"], 10.0)
+    assert (cost.swaps, lru.swaps) == (3, 4)
+
+
 def test_progress_is_told_by_policy() -> None:
     told: list[tuple[str, int]] = []
     compare(SCENE, TRACE, ["fifo"], 10.0, step=lambda policy, count: told.append((policy, count)))
