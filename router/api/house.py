@@ -123,7 +123,7 @@ class House:
         if isinstance(target, LocalModel) and not target.fallback and not (wishes.accuracy or wishes.effort):
             return Plan(target.name, (target,))
         cloud = record.key is None or record.key.cloud
-        now = Now(getattr(self.residency, "expected_wait", lambda m: 0.0), self._resident)
+        now = Now(self.residency.expected_wait, self._resident)
         found = plan(self.catalog.current, target, wishes, now, cloud=cloud, may_use=record.may_use)
         if not found.candidates:
             reasons = "; ".join(f"{skipped.name}: {skipped.reason}" for skipped in found.skipped)

@@ -31,21 +31,14 @@ TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "
 def models(folder: Path) -> dict[str, dict[str, Any]]:
     """Small files that an echo serves, or fails to: its script is the name of the file."""
     files = Folder(folder)
-    scripts = {
-        "fine": "fine?",
-        "unloadable": "unloadable?fail=load",
-        "crashing": "crashing?fail=exit_decode:1",
-    }
-    paths = {name: str(files.model(file)) for name, file in scripts.items()}
+    scripts = {"fine": "", "unloadable": "fail=load", "crashing": "fail=exit_decode:1"}
     found: dict[str, dict[str, Any]] = {}
-    for name, path in paths.items():
-        found[f"shut-{name}"] = {"path": path, "aliases": [f"private-{name}"]}
-        found[f"open-{name}"] = {
-            "path": path,
-            "cloud": "spill",
-            "fallback": ["big"],
-            "spill": {"max_wait": "0s"},
-        }
+    for name, script in scripts.items():
+        # A file each: models of the same file and options share their process.
+        shut, open = (str(files.model(f"{kind}-{name}?{script}")) for kind in ("shut", "open"))
+        found[f"shut-{name}"] = {"path": shut, "aliases": [f"private-{name}"]}
+        found[f"open-{name}"] = {"path": open, "cloud": "fallback", "fallback": ["big"]}
+    found["open-fine"] |= {"cloud": "spill", "spill": {"max_wait": "1s"}}
     return found
 
 
@@ -151,7 +144,15 @@ async def test_nothing_of_a_request_that_stays_and_no_secret_gets_out(
 
 async def ask_for_what_may_leave(it: Split) -> None:
     """Through every way out, and every way that an upstream can fail."""
-    for model in ("big", "gpt-4", "mixed", "either", "smart", "open-unloadable", "open-crashing"):
+    for model in (
+        "big",
+        "gpt-4",
+        "mixed",
+        "either",
+        "smart",
+        "open-unloadable",
+        "open-crashing",
+    ):
         for stream in (False, True):
             response = await it.ask(model, "may leave", stream=stream)
             assert (response.status_code, response.headers["x-router-served-by"]) == (200, "big")
@@ -175,6 +176,19 @@ async def test_a_client_sees_who_answered_and_after_how_many_tries(
         assert back.json()["model"] == "open-fine"
         assert back.json()["choices"][0]["message"]["content"] == "hello"
         assert back.headers["x-router-served-by"].startswith("open-fine#")
+
+
+async def test_a_request_spills_while_its_model_would_have_to_be_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with split(tmp_path, monkeypatch) as it:
+        spilled = await it.ask("open-fine", "hello")
+        assert (spilled.headers["x-router-served-by"], spilled.headers["x-router-attempts"]) == ("big", "1")
+        stays = await it.ask("open-fine", "hello", headers={"x-router-local-only": "true"})
+        assert stays.headers["x-router-served-by"].startswith("open-fine#")
+        here = await it.ask("open-fine", "hello")
+        assert here.headers["x-router-served-by"].startswith("open-fine#")
+        assert len(it.endpoint.seen) == 1
 
 
 # Peers -----------------------------------------------------------------------------------------------------
