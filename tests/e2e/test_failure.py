@@ -37,7 +37,7 @@ def gone(pids: set[int], seconds: float = 5) -> bool:
     return False
 
 
-def test_a_worker_killed_mid_stream_ends_in_an_error_event_and_the_next_request_is_served(
+def test_g2_a_worker_killed_mid_stream_ends_in_an_error_event_and_the_next_request_is_served(
     start: Start,
 ) -> None:
     gateway = start()
@@ -54,7 +54,7 @@ def test_a_worker_killed_mid_stream_ends_in_an_error_event_and_the_next_request_
     assert answer.choices[0].finish_reason == "length"
 
 
-def test_a_worker_killed_before_the_first_token_is_not_seen_by_the_client(start: Start) -> None:
+def test_g10_a_worker_killed_before_the_first_token_is_not_seen_by_the_client(start: Start) -> None:
     gateway = start()
     gateway.openai.completions.create(model="a", prompt="Hi", max_tokens=1)
     worker = the_worker(gateway)
@@ -70,7 +70,7 @@ def test_a_worker_killed_before_the_first_token_is_not_seen_by_the_client(start:
     assert the_worker(gateway) != worker
 
 
-def test_a_client_that_leaves_frees_its_slot(start: Start) -> None:
+def test_g8_a_client_that_leaves_frees_its_slot(start: Start) -> None:
     gateway = start()
     with gateway.http.stream(
         "POST", "/v1/completions", json={"model": "a", **LONG, "max_tokens": 900}
@@ -85,7 +85,7 @@ def test_a_client_that_leaves_frees_its_slot(start: Start) -> None:
     assert answer.choices[0].finish_reason == "length"
 
 
-def test_no_worker_outlives_a_gateway_that_is_killed_outright(start: Start) -> None:
+def test_g12_no_worker_outlives_a_gateway_that_is_killed_outright(start: Start) -> None:
     gateway = start()
     gateway.openai.completions.create(model="a", prompt="Hi", max_tokens=1)
     family = gateway.children()
@@ -95,7 +95,9 @@ def test_no_worker_outlives_a_gateway_that_is_killed_outright(start: Start) -> N
     assert gone(family)
 
 
-def test_sigterm_lets_the_running_answer_finish_and_refuses_new_ones(start: Start) -> None:
+def test_g24_after_sigterm_readiness_says_503_the_running_answer_finishes_and_new_ones_are_refused(
+    start: Start,
+) -> None:
     gateway = start()
     family = gateway.children()
     with gateway.http.stream(

@@ -103,7 +103,7 @@ def test_eight_streams_at_once_share_one_worker(start: Start, demo_models: dict[
     assert len(gateway.workers()) == 1
 
 
-def test_after_many_swaps_the_gateway_is_as_at_the_start(start: Start) -> None:
+def test_g22_after_many_swaps_the_gateway_is_as_at_the_start(start: Start) -> None:
     gateway = start()
     process = psutil.Process(gateway.process.pid)
 

@@ -144,14 +144,14 @@ async def test_sigterm_ends_a_worker_in_good_order_and_sigint_does_nothing(launc
 
 
 @pytest.mark.parametrize("script", ["echo:?step_ms=1", "echo:?fail=hang_decode:3"])
-def test_no_worker_outlives_a_gateway_that_is_killed_outright(script: str) -> None:
+def test_g12_no_worker_outlives_a_gateway_that_is_killed_outright(script: str) -> None:
     command = (sys.executable, "-m", "tests.process.gateway", script)
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as gateway:
         assert gateway.stdout is not None
         workers = [int(pid) for pid in gateway.stdout.readline().split()]
         assert len(alive(workers)) == 2
         gateway.kill()
-    wait_until(lambda: not alive(workers))
+    wait_until(lambda: not alive(workers), seconds=2)
 
 
 def test_a_worker_runs_in_a_session_of_its_own() -> None:
@@ -249,7 +249,7 @@ async def test_no_credential_of_the_gateway_is_in_a_workers_environment(
 
 
 @pytest.mark.timeout(240)
-async def test_fifty_launches_leave_files_children_and_tasks_as_they_were() -> None:
+async def test_g22_fifty_launches_leave_files_children_and_tasks_as_they_were() -> None:
     async with Spares(1, backend="echo") as spares:
         launcher = ProcessLauncher(spares, Metrics(), "echo")
 

@@ -58,7 +58,7 @@ async def test_the_pinned_hash_is_checked_with_progress_and_only_once(
     assert hashes.known(model)
 
 
-async def test_a_wrong_hash_names_both(model: LocalModel) -> None:
+async def test_g18_a_wrong_hash_is_refused_and_names_both(model: LocalModel) -> None:
     wrong = msgspec.structs.replace(model, sha256="ab" * 32)
     hashes = Hashes()
     for _ in range(2):  # from the file, then from memory
@@ -74,7 +74,7 @@ async def test_a_file_that_cannot_be_hashed_is_a_failed_load(model: LocalModel) 
         await Hashes().verify(missing, lambda _: None)
 
 
-async def test_a_file_replaced_while_it_was_hashed_is_refused(model: LocalModel, tmp_path: Path) -> None:
+async def test_g18_a_file_replaced_while_it_was_hashed_is_refused(model: LocalModel, tmp_path: Path) -> None:
     def replace(fraction: float) -> None:
         (tmp_path / "new").write_bytes(CONTENT)
         (tmp_path / "new").replace(model.path)
