@@ -36,6 +36,7 @@ bench: install-dev demo peer
 	@$(BIN)/python -m tests.bench.streams $(ARGS)
 	@$(BIN)/python -m tests.bench.swap $(ARGS)
 	@$(BIN)/python -m tests.bench.trace
+	@$(BIN)/python -m tests.bench.relay
 
 soak: install-dev demo
 	@ROUTER_LIVES=20000 $(BIN)/pytest -q --timeout 900 tests/residency/test_simulation.py

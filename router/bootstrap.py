@@ -103,7 +103,7 @@ async def _run(
     async with contextlib.AsyncExitStack() as stack:
         core = Residency(registry.budgets, registry.limits)
         residency = await stack.enter_async_context(ResidencyManager(core, weighing, metrics))
-        cloud = await stack.enter_async_context(Cloud(settings.cache / "spend.db", metrics))
+        cloud = await stack.enter_async_context(Cloud(settings.state / "spend.db", metrics))
         applied.append(lambda new: residency.reconcile(new.models, new.budgets, new.limits))
         applied.append(lambda new: cloud.reconcile(new.upstreams))
         apply(registry)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import load, peer, report, streams, swap
+from tests.bench import load, peer, relay, report, streams, swap
 
 OK = b"HTTP/1.1 200 OK\r\n\r\n"
 TEXT = b'data: {"choices":[{"text":"a"}]}\n\n'
@@ -115,3 +115,43 @@ def test_a_failed_build_step_shows_the_end_of_its_log(tmp_path: Path) -> None:
         peer.run(
             ["sh", "-c", "echo no such target; exit 3"], tmp_path / "log", {"PATH": "/bin:/usr/bin"}, print
         )
+
+
+async def test_what_the_gateway_adds_to_a_relayed_stream_is_measured_beside_the_upstream_itself(
+    tmp_path: Path,
+) -> None:
+    chosen = relay.parse(["--streams", "3", "--tokens", "4", "--requests", "4"])
+    with relay.running(tmp_path) as them:
+        found = await relay.measure(them, chosen)
+    assert set(found["rows"]) == {"direct", "free", "priced"}
+    assert all(row["first_ms"] > 0 and row["gap_p99_ms"] > 40 for row in found["rows"].values())
+
+
+@pytest.mark.parametrize(
+    ("added", "gap", "direct", "said"),
+    [
+        (1.0, 55.0, 50.0, "PASS"),
+        (2.1, 55.0, 50.0, "FAIL"),
+        (1.0, 61.0, 50.0, "FAIL"),
+        (1.0, 61.0, 70.0, "busy"),
+    ],
+)
+def test_a_relay_is_judged_by_what_it_adds_and_a_busy_machine_is_named(
+    added: float, gap: float, direct: float, said: str
+) -> None:
+    rows = {"direct": {"gap_p99_ms": direct}, "free": {"added_ms": added, "gap_p99_ms": gap}}
+    assert said in "\n".join(relay.verdict({"streams": 2, "rows": rows}))
+
+
+async def test_a_relayed_stream_that_breaks_off_is_no_measurement() -> None:
+    async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b'HTTP/1.1 200 OK\r\n\r\ndata: {"delta": "word "}\n\n')
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(cut, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with relay.Connection(relay.Server("cut", port, "m")) as line:
+            with pytest.raises(load.StreamFailed, match="broke off"):
+                await line.stream(3, 0.0)
