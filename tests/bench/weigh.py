@@ -22,7 +22,7 @@ from router.sizing.meter import Meter
 
 @dataclass(frozen=True)
 class Weighed:
-    """Bytes by device. `system`: NVML of a GPU; of the host anonymous memory and what is mapped of the file."""
+    """Bytes by device. `system`: NVML of a GPU; of the host anonymous memory and the weights read from the file."""
 
     planned: Mapping[str, Footprint]
     measured: Mapping[str, Footprint]
@@ -45,9 +45,9 @@ async def weigh(launcher: ProcessLauncher, meter: Meter, path: Path, options: En
     planned, message = await launcher.dry_run(model.path, options)
     assert planned is not None, message
     async with launcher.launch(f"{model.name}#1", model, Placement(options, planned), _quiet) as worker:
-        loaded = system(meter, worker.pid, path)
+        loaded = system(meter, worker, path)
         await work(worker, options)
-        peak = system(meter, worker.pid, path)
+        peak = system(meter, worker, path)
         return Weighed(planned, dict(worker.resident), loaded, peak, worker.pid)
 
 
@@ -67,9 +67,10 @@ async def _answered(worker: WorkerClient, request: GenerationRequest) -> None:
         pass
 
 
-def system(meter: Meter, pid: int, path: Path) -> dict[str, int]:
-    held = meter.used_by(pid)
-    held["host"] = held.get("host", 0) + mapped(pid, path)
+def system(meter: Meter, worker: WorkerClient, path: Path) -> dict[str, int]:
+    """Originals of copied weights that lie beside what is read are mapped along with it, and do not count."""
+    held = meter.used_by(worker.pid)
+    held["host"] = held.get("host", 0) + min(mapped(worker.pid, path), worker.mapped)
     return held
 
 

@@ -6,6 +6,7 @@ Their vocabulary is the bytes of `tests.engine.tiny`, filled up with words nobod
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -14,6 +15,7 @@ import numpy as np
 from tests.engine import tiny
 
 Type = gguf.GGMLQuantizationType
+Shape = Callable[[Path], Path]
 
 
 def grouped(path: Path) -> Path:
