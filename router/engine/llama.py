@@ -65,7 +65,8 @@ def load(path: str, options: EngineOptions, progress: Callable[[float], None]) -
         kind = traits(model)
         context = _new_context(model, options, kind)
         outputs = kind.output_bytes(options, llama.llama_model_n_embd_out(model))
-        return LlamaBackend(model, context, options, kind, _held(path, context, outputs))
+        held = _held(path, context, outputs, kind.sampling_bytes(options))
+        return LlamaBackend(model, context, options, kind, held)
     except BaseException:
         llama.llama_model_free(model)
         raise
@@ -87,24 +88,27 @@ def dry_run(path: str, options: EngineOptions) -> dict[str, Footprint]:
         context = _new_context(model, options, kind)
         try:
             outputs = kind.output_bytes(options, llama.llama_model_n_embd_out(model))
-            return footprints(breakdown(context), outputs, max(private_bytes() - outputs, 0))
+            overhead = max(private_bytes() - outputs, 0)
+            return footprints(breakdown(context), outputs + kind.sampling_bytes(options), overhead)
         finally:
             llama.llama_free(context)
     finally:
         llama.llama_model_free(model)
 
 
-def _held(path: str, context: Any, outputs: int) -> tuple[dict[str, Footprint], int]:
+def _held(
+    path: str, context: Any, outputs: int, samplers: int
+) -> tuple[dict[str, Footprint], int]:
     """
     What a load holds, counted as `dry_run` counts: the process's own memory is what its buffers do not take.
 
-    And the bytes of the weights that are mapped.
+    And the bytes of the weights that are mapped. `samplers` are still to come.
     """
     buffers = breakdown(context)
     if copies_mapped(buffers):
         let_go(Path(path))
     overhead = max(private_bytes() - touched(buffers) - outputs, 0)
-    return footprints(buffers, outputs, overhead), mapped(buffers)
+    return footprints(buffers, outputs + samplers, overhead), mapped(buffers)
 
 
 def _load_model(path: str, params: Any) -> Any:

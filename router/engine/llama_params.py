@@ -16,6 +16,8 @@ from router.engine.batch import EngineError
 from router.engine.llama_devices import pointers
 from router.engine.llama_log import llama
 
+_CANDIDATE_BYTES = 12
+"""Of a `llama_token_data`: a sampler lays out one for every word of the vocabulary."""
 _EMBEDDING_BYTES = 8 * 2**20
 """The logits of one embedding step; llama.cpp computes them for every row and keeps the buffer."""
 
@@ -48,6 +50,10 @@ class Traits:
         `width`: elements of an embedding. Embedding with a model that generates makes it grow once.
         """
         return 4 * options.slots * (self.vocabulary + (width if self.whole else 0))
+
+    def sampling_bytes(self, options: EngineOptions) -> int:
+        """What the samplers of all slots take once they have sampled: 3 MiB each for 262,144 words."""
+        return 0 if self.whole else _CANDIDATE_BYTES * options.slots * self.vocabulary
 
     def embedding_width(self, options: EngineOptions) -> int:
         """Tokens of one embedding step."""

@@ -37,6 +37,8 @@ _INPUTS = frozenset(
 )
 _MOST_OUTPUTS = 64
 """Rows of logits that the engine asks of one step (`n_outputs_max`), or one a slot if that is more."""
+_SAMPLED = 4 + 12
+"""Bytes a word and slot: its logit, and its place among the sampler's candidates."""
 _HIDDEN_COPIES = 8
 """Activations as wide as the model that live at once: residual, norms, Q, K, V and their copies."""
 _SMALL_BUFFERS = 4 * 2**20
@@ -62,7 +64,7 @@ def formula(header: Header, options: EngineOptions, *, windowed: bool = False) -
     """
     kept = [kv_cache.layer_bytes(layer, options, windowed=windowed) for layer in kv_cache.layers(header)]
     weights = sum(tensor.bytes for tensor in header.tensors)
-    logits = _vocabulary(header) * options.slots * 4
+    logits = _vocabulary(header) * options.slots * _SAMPLED
     return Footprint(weights, sum(kept), _compute(header, options) + logits)
 
 
@@ -96,7 +98,7 @@ def _offloaded(header: Header, options: EngineOptions, gpus: Sequence[str]) -> d
         for n, gpu in enumerate(gpus)
     }
     rest = sum(shares.layers[:first]) + shares.inputs
-    at_hand = (compute if first else _carried(header, options)) + _vocabulary(header) * options.slots * 4
+    at_hand = (compute if first else _carried(header, options)) + _vocabulary(header) * options.slots * _SAMPLED
     found[HOST] = Footprint(rest, sum(kept[:first]), at_hand, _process(header) + CUDA_LIBRARIES)
     return found
 

@@ -114,7 +114,7 @@ def test_logits_of_a_micro_batch_are_counted(make_header: MakeHeader) -> None:
     output = TensorInfo("output.weight", (512, 128_000), 1, 512 * 128_000 * 2)
     wide = Header(plain.files, plain.metadata, (output,), plain.file_bytes)
     more = formula(wide, SMALL).compute - formula(plain, SMALL).compute
-    assert more == (SMALL.ubatch + SMALL.slots) * 128_000 * 4
+    assert more == SMALL.ubatch * 128_000 * 4 + SMALL.slots * 128_000 * (4 + 12)
 
 
 def test_a_model_that_pools_takes_its_whole_context_at_once(make_header: MakeHeader) -> None:
