@@ -95,6 +95,9 @@ class Metrics:
     def _add_gauges(self) -> None:
         self.device_bytes = self._gauge("router_device_bytes", "Bytes of a device's memory", "device", "kind")
         """kind: budget | used (resident) | reserved (loading, leaving) | quarantined (not reaped) | strangers | free"""
+        self.model_bytes_error = self._gauge(
+            "router_model_bytes_error_ratio", "Estimated bytes against measured ones, less 1", "model"
+        )
         self.model_bytes = self._gauge("router_model_bytes", "Bytes a model needs", "model", "kind")
         """kind: estimated | measured"""
         self.model_loaded = self._gauge("router_model_loaded", "1 while the model is ready", "model")

@@ -87,6 +87,7 @@ def worst_case(metrics: Metrics, model: str) -> None:
         metrics.observe_load(model, phase, 1.0)
     for kind in ("estimated", "measured"):
         metrics.model_bytes.labels(model, kind).set(1)
+    metrics.model_bytes_error.labels(model).set(0)
     for once in (metrics.worker_restarts, metrics.prompt_cache_tokens):
         once.labels(model).inc()
     for gauge in (metrics.model_loaded, metrics.slots_busy, metrics.waiting):

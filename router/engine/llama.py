@@ -96,9 +96,7 @@ def dry_run(path: str, options: EngineOptions) -> dict[str, Footprint]:
         llama.llama_model_free(model)
 
 
-def _held(
-    path: str, context: Any, outputs: int, samplers: int
-) -> tuple[dict[str, Footprint], int]:
+def _held(path: str, context: Any, outputs: int, samplers: int) -> tuple[dict[str, Footprint], int]:
     """
     What a load holds, counted as `dry_run` counts: the process's own memory is what its buffers do not take.
 

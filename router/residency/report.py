@@ -101,12 +101,18 @@ class Report:
         metrics.model_loaded.labels(name).set(1 if resident else 0)
         metrics.slots_busy.labels(name).set(sum(len(i.leases) for i in resident))
         metrics.waiting.labels(name).set(waiting)
-        metrics.model_bytes.labels(name, "estimated").set(model.footprint.total)
-        measured = self._tables.measured.get((model.fingerprint, model.placements[0].engine))
-        if measured is not None:
-            metrics.model_bytes.labels(name, "measured").set(sum(measured.values()))
+        self._byte_gauges(name, model)
+
+    def _byte_gauges(self, name: str, model: LocalModel) -> None:
+        metrics, way, estimated = self._metrics, model.placements[0], model.footprint.total
+        metrics.model_bytes.labels(name, "estimated").set(estimated)
+        known = self._tables.measured.get((model.fingerprint, way.engine)) or (way.measured and way.bytes)
+        if measured := sum((known or {}).values()):
+            metrics.model_bytes.labels(name, "measured").set(measured)
+            metrics.model_bytes_error.labels(name).set(estimated / measured - 1)
         else:
             metrics.model_bytes.remove(name, "measured")
+            metrics.model_bytes_error.remove(name)
 
     def _forget_the_gone(self) -> None:
         named = set(self._tables.desired)

@@ -32,6 +32,8 @@ _V = TypeVar("_V")
 PATIENCE = 1.0
 """Seconds; a driver that takes longer has said nothing."""
 POLL_SECONDS = 2.0
+_CHANGE = 16 * 2**20
+"""Smaller changes of what strangers leave are not worth a word."""
 _STRANGE = 2 * 2**30
 """A difference of free memory that is larger than the buffers by this was somebody else's doing."""
 
@@ -83,13 +85,27 @@ class Weighing:
 
         `pids`: all our processes; what others hold is a stranger's.
         """
+        earlier: dict[str, int] = {}
+        told: dict[str, int] = {}
         while True:
             await asyncio.sleep(every)
-            for life in list(self._lives.values()):
-                await self._weigh(life, {})
-            room = await self._asked(lambda: self._meter.beside_strangers(pids()))
-            if room:
-                apply(room)
+            try:
+                room = await self._look(pids)
+            except Exception:
+                log.exception("the devices could not be looked at")
+                continue
+            # Free and held bytes are not read in one instant: what only one look sees is not there.
+            steady = {device: max(size, earlier.get(device, size)) for device, size in room.items()}
+            earlier = room
+            if any(abs(size - told.get(device, 0)) > _CHANGE for device, size in steady.items()):
+                told = steady
+                apply(steady)
+
+    async def _look(self, pids: Callable[[], Collection[int]]) -> dict[str, int]:
+        for life in list(self._lives.values()):
+            await self._weigh(life, {})
+        booked = {life.worker.pid: _booked(life.worker) for life in self._lives.values()}
+        return await self._asked(lambda: self._meter.beside_strangers(pids(), booked))
 
     async def _weigh(self, life: _Life, taken: Bytes) -> Sizes:
         used = await self._asked(lambda: self._meter.used_by(life.worker.pid))
@@ -128,6 +144,12 @@ class Weighing:
             return {}
         found: dict[str, _V] = answer.result()
         return found
+
+
+def _booked(worker: WorkerClient) -> dict[str, int]:
+    """Mapped weights are page cache, which the system counts as free."""
+    held = {device: footprint.total for device, footprint in worker.resident.items()}
+    return {device: size - (worker.mapped if device == HOST else 0) for device, size in held.items()}
 
 
 def _on_host(held: Footprint, anonymous: int, mapped: int) -> Footprint:

@@ -98,7 +98,9 @@ def _offloaded(header: Header, options: EngineOptions, gpus: Sequence[str]) -> d
         for n, gpu in enumerate(gpus)
     }
     rest = sum(shares.layers[:first]) + shares.inputs
-    at_hand = (compute if first else _carried(header, options)) + _vocabulary(header) * options.slots * _SAMPLED
+    at_hand = (compute if first else _carried(header, options)) + _vocabulary(
+        header
+    ) * options.slots * _SAMPLED
     found[HOST] = Footprint(rest, sum(kept[:first]), at_hand, _process(header) + CUDA_LIBRARIES)
     return found
 

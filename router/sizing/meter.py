@@ -10,11 +10,12 @@ scratch); on the host its anonymous memory (`RssAnon`), so neither libraries nor
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
+from router.domain.memory import Bytes
 from router.sizing import devices
 from router.sizing.devices import Device, Machine
 from router.sizing.nvml import Driver
@@ -55,10 +56,11 @@ class Meter:
             held[HOST] = private
         return held
 
-    def beside_strangers(self, pids: Iterable[int]) -> dict[str, int]:
+    def beside_strangers(self, pids: Iterable[int], booked: Mapping[int, Bytes]) -> dict[str, int]:
         """
         Bytes by device that we could hold at most: what is free, and what these processes of ours hold.
 
+        `booked`: what is counted for some of them; a process that has not yet grown to that is no room for others.
         Only of devices that tell of both.
         """
         ours = list(pids)
@@ -67,10 +69,10 @@ class Meter:
             free, used = self._driver.free(uuid), self._driver.used(uuid)
             # Without a word of any of ours the driver hides processes: what they hold would look like strangers'.
             if free is not None and (not ours or any(pid in used for pid in ours)):
-                room[name] = free + sum(used.get(pid, 0) for pid in ours)
-        free = self.free(HOST)
-        if free is not None:
-            room[HOST] = free + sum(self._private(pid) or 0 for pid in ours)
+                room[name] = free + sum(max(used.get(p, 0), booked.get(p, {}).get(name, 0)) for p in ours)
+        if (free := self.free(HOST)) is not None:
+            private = {pid: self._private(pid) or 0 for pid in ours}
+            room[HOST] = free + sum(max(private[p], booked.get(p, {}).get(HOST, 0)) for p in ours)
         return room
 
     def _private(self, pid: int) -> int | None:

@@ -20,10 +20,7 @@ from tests.bench.weigh import work
 from tests.local import quiet
 from tests.models import shapes
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(all(d.kind != "cuda" for d in detect()), reason="NVML shows no GPU here"),
-]
+pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
+from router.domain.models import Footprint
 from router.residency.core import Residency
 from router.residency.events import LeaseRequested, WorkerExited
 from router.residency.report import Report
@@ -43,10 +45,21 @@ def test_the_gauges_of_a_model_follow_the_books() -> None:
     assert desk.value("model_bytes", model="a", kind="estimated") == 6
     assert desk.value("model_bytes", model="a", kind="measured") is None
     assert (desk.value("model_loaded", model="a"), desk.value("waiting_requests", model="a")) == (0, 2)
+    assert desk.value("model_bytes_error_ratio", model="a") is None
     desk.core.handle(ready(1, "a#1", 1, 5))
     assert (desk.value("model_loaded", model="a"), desk.value("waiting_requests", model="a")) == (1, 1)
+    assert desk.value("model_bytes_error_ratio", model="a") == pytest.approx(6 / 5 - 1)
     assert desk.value("slots_busy", model="a") == 1
     assert desk.value("model_bytes", model="a", kind="measured") == 5
+
+
+def test_what_was_measured_before_a_restart_is_known_at_once() -> None:
+    (way,) = A.placements
+    known = msgspec.structs.replace(way, measured={"gpu0": Footprint(4)})
+    desk = Desk()
+    desk.core.handle(desired(0, [msgspec.structs.replace(A, placements=(known,))], 10))
+    assert desk.value("model_bytes", model="a", kind="measured") == 4
+    assert desk.value("model_bytes_error_ratio", model="a") == 0.5
 
 
 def test_decisions_are_counted_by_model_and_reason() -> None:

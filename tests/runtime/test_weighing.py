@@ -30,7 +30,7 @@ class FakeMeter(Meter):
         super().__init__([])
         self.used: dict[str, int] = {}
         self.frees = [1000 * MiB]
-        self.room: dict[str, int] = {}
+        self.room: list[dict[str, int]] = []
         self.blocked: threading.Event | None = None
 
     def free(self, device: str) -> int | None:
@@ -41,8 +41,10 @@ class FakeMeter(Meter):
             self.blocked.wait(10)
         return self.used
 
-    def beside_strangers(self, pids: Any) -> dict[str, int]:
-        return {device: size + len(list(pids)) for device, size in self.room.items()}
+    def beside_strangers(self, pids: Any, booked: Any) -> dict[str, int]:
+        if not self.room:
+            raise RuntimeError("broken")
+        return {device: size + len(list(pids)) for device, size in self.room.pop(0).items()}
 
 
 class FakeWorker:
@@ -149,19 +151,39 @@ async def test_a_driver_that_blocks_costs_a_load_little(
         meter.blocked.set()
 
 
-async def test_the_watch_finds_peaks_and_tells_what_strangers_leave(meter: FakeMeter, ledger: Ledger) -> None:
-    launcher: Any = FakeLauncher(SAID)
-    meter.used, meter.room = {"gpu0": 650 * MiB}, {"gpu0": 5}
-    told: asyncio.Queue[Any] = asyncio.Queue()
-    house = Weighing(launcher, meter, ledger)
-    async with house.launch("m#1", model(ON_GPU), ON_GPU, quiet), asyncio.TaskGroup() as tasks:
+async def watched(house: Weighing, told: asyncio.Queue[Any], until: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
         watch = tasks.create_task(house.watch(lambda: (1, 2), told.put_nowait, every=0.001))
-        assert await told.get() == {"gpu0": 7}
-        meter.used = {"gpu0": 777 * MiB}
-        async with asyncio.timeout(5):
-            while ledger.measured("b1", model(ON_GPU), ENGINE)["gpu0"].total != 777 * MiB:  # type: ignore[index]
-                await told.get()
+        while not until():
+            await asyncio.sleep(0.001)
         watch.cancel()
+
+
+async def test_the_watch_finds_new_peaks(meter: FakeMeter, ledger: Ledger) -> None:
+    launcher: Any = FakeLauncher(SAID)
+    meter.used = {"gpu0": 650 * MiB}
+    house = Weighing(launcher, meter, ledger)
+
+    def found() -> bool:
+        return (ledger.measured("b1", model(ON_GPU), ENGINE) or {})["gpu0"].total == 777 * MiB
+
+    async with house.launch("m#1", model(ON_GPU), ON_GPU, quiet):
+        meter.used = {"gpu0": 777 * MiB}
+        await watched(house, asyncio.Queue(), found)
+
+
+async def test_the_watch_tells_lasting_changes_of_what_strangers_leave(
+    meter: FakeMeter, ledger: Ledger
+) -> None:
+    launcher: Any = FakeLauncher(SAID)
+    told: asyncio.Queue[Any] = asyncio.Queue()
+    sizes = [900, 905, 300, 900, 400, 400, 400]  # in MiB; 300 is seen by one look only, 905 is no news
+    meter.room = [{"gpu0": size * MiB} for size in sizes]
+    await watched(Weighing(launcher, meter, ledger), told, lambda: not meter.room)
+    assert [told.get_nowait() for _ in range(told.qsize())] == [
+        {"gpu0": 900 * MiB + 2},
+        {"gpu0": 400 * MiB + 2},
+    ]
 
 
 def test_a_loaded_frame_without_mapped_bytes_is_a_worker_that_maps_nothing() -> None:

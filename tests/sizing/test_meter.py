@@ -64,13 +64,19 @@ def test_free_bytes_are_told_of_known_devices_only(root: Path) -> None:
 
 def test_room_beside_strangers_is_what_is_free_and_what_is_ours(root: Path) -> None:
     shared = meter(root, {"GPU-a": 40, "GPU-b": 90}, {"GPU-a": {7: 30, 1: 30}, "GPU-b": {8: 10}})
-    assert shared.beside_strangers([7, 8]) == {"gpu0": 70, "gpu1": 100, "host": 600 + 4096 + 2048}
+    assert shared.beside_strangers([7, 8], {}) == {"gpu0": 70, "gpu1": 100, "host": 600 + 4096 + 2048}
+
+
+def test_what_is_counted_for_a_process_that_has_not_grown_to_it_is_no_strangers(root: Path) -> None:
+    shared = meter(root, {"GPU-a": 0}, {"GPU-a": {7: 30, 1: 70}})
+    booked = {7: {"gpu0": 40, "host": 9000}, 8: {"host": 100}}
+    assert shared.beside_strangers([7, 8], booked) == {"gpu0": 40, "host": 600 + 9000 + 2048}
 
 
 def test_a_driver_that_hides_our_processes_makes_no_strangers_of_them(root: Path) -> None:
     hidden = meter(root, {"GPU-a": 40}, {"GPU-a": {1: 60}})
-    assert hidden.beside_strangers([7]) == {"host": 600 + 4096}
-    assert hidden.beside_strangers([])["gpu0"] == 40
+    assert hidden.beside_strangers([7], {}) == {"host": 600 + 4096}
+    assert hidden.beside_strangers([], {})["gpu0"] == 40
 
 
 def test_this_process_holds_memory_of_this_machine() -> None:
