@@ -12,6 +12,7 @@ from pathlib import Path
 
 _ANONYMOUS = re.compile(r"^RssAnon:\s+(\d+) kB", re.MULTILINE)
 _MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ \d+\s+(.*)")
+_PART = re.compile(r"-\d{5}(?=-of-\d{5}\.gguf$)")
 _DONTNEED = 4
 
 
@@ -27,13 +28,13 @@ def private_bytes(root: Path = Path("/")) -> int:
 
 def let_go(path: Path) -> int:
     """
-    Take a read-only mapped file out of this process's memory; returns the bytes of its mappings.
+    Take a read-only mapped file, and its other parts, out of this process's memory; returns the bytes of its mappings.
 
     Nothing is lost: what is read again comes back from the page cache, a page at a time.
     """
-    real, bytes_ = str(path.resolve()), 0
+    real, bytes_ = _PART.sub("", str(path.resolve())), 0
     for start, end, rights, name in _mappings():
-        if name == real and "w" not in rights:
+        if _PART.sub("", name) == real and "w" not in rights:
             _libc().madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _DONTNEED)
             bytes_ += end - start
     return bytes_

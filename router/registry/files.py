@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -18,13 +16,13 @@ from cachetools import LRUCache
 from router.domain.models import FileIdentity
 from router.registry.schema import CachedFile, PackagedFile
 from router.sizing.gguf import GgufError, Header, read_header
+from router.sizing.parts import identity, parts
 
 # By path and identity, so that a reload reads only what changed. A header is some 100 KB.
 _headers: LRUCache[tuple[Path, FileIdentity], Header] = LRUCache(maxsize=128)
 
 
 NO_FILE = FileIdentity()
-_FIRST_PART = re.compile(r"(.*)-00001-of-(\d{5})\.gguf", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,8 @@ def look(path: Path) -> ModelFile:
     """Read the header of the file, or remember it from the last time that the file was the same."""
     first = NO_FILE
     try:
-        first = identity([path])
+        path.stat()
+        first = identity(part for part in parts(path) if part.exists())
         known = _headers.get((path, first))
         if known is not None and all(part.exists() for part in known.files):
             return ModelFile(path, identity(known.files), known)
@@ -85,25 +84,10 @@ def look(path: Path) -> ModelFile:
         return ModelFile(path, first, problem=str(error))
 
 
-def identity(parts: Iterable[Path]) -> FileIdentity:
-    """Which bytes these files are now; of several parts, all of them count. Raises OSError."""
-    seen = [part.stat() for part in parts]
-    return FileIdentity(
-        device=seen[0].st_dev,
-        inode=seen[0].st_ino,
-        size=sum(status.st_size for status in seen),
-        modified_ns=max(status.st_mtime_ns for status in seen),
-    )
-
-
 def glance(path: Path) -> FileIdentity:
     """Like `identity`, of all the parts of a split model that are there; never an error. For polling."""
-    parts = [path]
-    if match := _FIRST_PART.fullmatch(path.name):
-        count = int(match[2])
-        parts += [path.with_name(f"{match[1]}-{n:05}-of-{count:05}.gguf") for n in range(2, count + 1)]
     try:
-        return identity(part for part in parts if part.exists())
+        return identity(part for part in parts(path) if part.exists())
     except (OSError, ValueError, IndexError):
         return NO_FILE
 

@@ -16,6 +16,7 @@ from cachetools import LRUCache
 
 from router.domain.errors import LoadFailed
 from router.domain.models import FileIdentity, LocalModel
+from router.sizing.parts import identity, parts
 
 _CHUNK = 2**25
 
@@ -25,7 +26,7 @@ def check_identity(model: LocalModel) -> None:
     if model.file == FileIdentity():
         return  # not a file: the echo backend's script
     try:
-        now = identity(Path(model.path))
+        now = identity(parts(Path(model.path)))
     except OSError as error:
         raise LoadFailed(
             f"The file of {model.name} cannot be read: {error.strerror}: {model.path}"
@@ -37,14 +38,8 @@ def check_identity(model: LocalModel) -> None:
         )
 
 
-def identity(path: Path) -> FileIdentity:
-    """Raises OSError."""
-    found = path.stat()
-    return FileIdentity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-
-
 class Hashes:
-    """SHA-256 of model files, computed once per content."""
+    """SHA-256 of model files, computed once per content; of a split model its parts are read one after the other."""
 
     def __init__(self) -> None:
         self._known: LRUCache[tuple[str, FileIdentity], str] = LRUCache(1024)
@@ -71,11 +66,12 @@ class Hashes:
         digest = hashlib.sha256()
         total, done = max(1, model.file.size), 0
         try:
-            file = await asyncio.to_thread(Path(model.path).open, "rb", 0)
-            with file:
-                while read := await asyncio.to_thread(_hash_chunk, file, digest):
-                    done += read
-                    progress(min(1.0, done / total))
+            for part in parts(Path(model.path)):
+                file = await asyncio.to_thread(part.open, "rb", 0)
+                with file:
+                    while read := await asyncio.to_thread(_hash_chunk, file, digest):
+                        done += read
+                        progress(min(1.0, done / total))
         except OSError as error:
             raise LoadFailed(f"{model.path} cannot be read: {error.strerror}") from error
         return digest.hexdigest()

@@ -27,7 +27,6 @@ from router.domain.models import ALL_LAYERS, EngineOptions, Footprint, LocalMode
 from router.domain.news import News
 from router.registry import loader
 from router.registry.refine import Refiner
-from router.runtime.files import identity
 from router.runtime.launcher import ProcessLauncher
 from router.runtime.probe import IDLE_SECONDS
 from router.runtime.spares import Spares
@@ -35,6 +34,7 @@ from router.runtime.weighing import Weighing
 from router.sizing.devices import Device, detect
 from router.sizing.ledger import Ledger
 from router.sizing.meter import HOST, Meter
+from router.sizing.parts import identity
 from router.telemetry import Metrics
 from tests.bench.weigh import system, work
 
@@ -126,7 +126,7 @@ class Bench:
         way = Placement(
             engine, {device: self._known(build, device, held) for device, held in planned.items()}
         )
-        model = LocalModel(path.stem, str(path), (way,), engine, identity(path))
+        model = LocalModel(path.stem, str(path), (way,), engine, identity([path]))
         case: dict[str, Any] = {"predicted": facts(way.footprints)}
         free_before = self._free()
         async with asyncio.TaskGroup() as tasks:

@@ -15,9 +15,9 @@ from router.domain.generation import GenerationRequest, SamplingParams, TokenPro
 from router.domain.models import EngineOptions, Footprint, LocalModel, Placement
 from router.domain.news import News
 from router.runtime.client import WorkerClient
-from router.runtime.files import identity
 from router.runtime.launcher import ProcessLauncher
 from router.sizing.meter import Meter
+from router.sizing.parts import identity
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Weighed:
 
 
 def model_of(path: Path, options: EngineOptions) -> LocalModel:
-    return LocalModel(path.stem, str(path), (Placement(options, {}),), options, identity(path))
+    return LocalModel(path.stem, str(path), (Placement(options, {}),), options, identity([path]))
 
 
 async def weigh(launcher: ProcessLauncher, meter: Meter, path: Path, options: EngineOptions) -> Weighed:

@@ -16,9 +16,11 @@ WIDTH, HEADS, HIDDEN, LAYERS = 32, 2, 64, 2
 _NORMAL, _CONTROL = 1, 3
 
 
-def llama(path: Path, *, template: str | None = None, adds_bos: bool = False, context: int = 2048) -> Path:
-    """A causal model with grouped attention."""
-    writer = _Writer(path, "llama", context)
+def llama(
+    path: Path, *, template: str | None = None, adds_bos: bool = False, context: int = 2048, split: int = 0
+) -> Path:
+    """A causal model with grouped attention; `split`: so many tensors a file."""
+    writer = _Writer(path, "llama", context, split)
     writer.byte_vocabulary(adds_bos)
     if template is not None:
         writer.add_chat_template(template)
@@ -61,8 +63,8 @@ def bert(path: Path, *, pooling: gguf.PoolingType = gguf.PoolingType.MEAN, conte
 
 
 class _Writer(gguf.GGUFWriter):
-    def __init__(self, path: Path, architecture: str, context: int) -> None:
-        super().__init__(path, architecture)
+    def __init__(self, path: Path, architecture: str, context: int, split: int = 0) -> None:
+        super().__init__(path, architecture, split_max_tensors=split)
         self._path = path
         self._random = np.random.default_rng(1)
         self.add_context_length(context)

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from router.domain.models import ALL_LAYERS, EngineOptions, Footprint, LocalModel, Placement
-from router.runtime.files import identity
 from router.runtime.launcher import ProcessLauncher
 from router.runtime.spares import Spares
 from router.runtime.weighing import Weighing
 from router.sizing.devices import detect
 from router.sizing.ledger import Ledger
 from router.sizing.meter import Meter
+from router.sizing.parts import identity
 from router.telemetry import Metrics
 from tests.bench.weigh import work
 from tests.local import quiet
@@ -43,7 +43,7 @@ async def test_the_buffers_of_each_device_are_foretold_to_the_byte(
     planned, message = await launcher.dry_run(str(model), engine)
     assert planned is not None, message
     placement = Placement(engine, planned)
-    local = LocalModel("m", str(model), (placement,), engine, identity(model))
+    local = LocalModel("m", str(model), (placement,), engine, identity([model]))
     async with Weighing(launcher, meter, ledger).launch("m#1", local, placement, quiet) as worker:
         for device, foretold in planned.items():
             assert buffers(worker.resident[device]) == buffers(foretold)

@@ -20,10 +20,12 @@ from router.domain.generation import (
     TextPrompt,
 )
 from router.domain.models import EngineOptions
-from router.runtime.files import identity
+from router.registry.files import look
 from router.runtime.launcher import ProcessLauncher
 from router.runtime.spares import Spares
+from router.sizing.parts import identity
 from router.telemetry import Metrics
+from tests.engine import tiny
 from tests.local import heard, launch, local_model, quiet
 
 pytestmark = [pytest.mark.model, pytest.mark.process]
@@ -44,7 +46,7 @@ def status_of(pid: int) -> str:
 async def test_a_real_model_chats_embeds_and_holds_what_its_dry_run_said(
     launcher: ProcessLauncher, smollm2: Path
 ) -> None:
-    model = local_model("m", str(smollm2), engine=OPTIONS, file=identity(smollm2))
+    model = local_model("m", str(smollm2), engine=OPTIONS, file=identity([smollm2]))
     planned, message = await launcher.dry_run(model.path, OPTIONS)
     assert message == ""
     chat = ChatPrompt((Message("user", "What is the capital of France?"),))
@@ -81,7 +83,7 @@ async def test_a_real_model_chats_embeds_and_holds_what_its_dry_run_said(
 async def test_a_real_model_is_served_with_every_layer_of_the_sandbox(
     launcher: ProcessLauncher, smollm2: Path
 ) -> None:
-    model = local_model("m", str(smollm2), engine=OPTIONS, file=identity(smollm2))
+    model = local_model("m", str(smollm2), engine=OPTIONS, file=identity([smollm2]))
     greedy = SamplingParams(temperature=0, max_tokens=5)
     async with launch(launcher, "m#1", model, quiet) as worker:
         status = status_of(worker.pid)
@@ -89,6 +91,24 @@ async def test_a_real_model_is_served_with_every_layer_of_the_sandbox(
     assert "".join(delta.text for delta in deltas).startswith(" 4")
     assert "NoNewPrivs:\t1\n" in status
     assert "Seccomp:\t2\n" in status
+
+
+async def test_a_model_in_three_parts_is_read_watched_and_served(
+    launcher: ProcessLauncher, tmp_path: Path
+) -> None:
+    tiny.llama(tmp_path / "m.gguf", split=8)
+    (first, *others) = sorted(tmp_path.glob("m-*.gguf"))  # noqa: ASYNC240
+    assert len(others) == 2
+    found = look(first)
+    assert found.problem is None
+    model = local_model("m", str(first), engine=OPTIONS, file=found.identity)
+    async with launch(launcher, "m#1", model, quiet) as worker:
+        request = GenerationRequest("0", TextPrompt("ab"), SamplingParams(temperature=0, max_tokens=2))
+        assert [delta async for delta in worker.generate(request)]
+    others[-1].write_bytes(others[-1].read_bytes()[:-1])
+    with pytest.raises(LoadFailed, match="was replaced"):
+        async with launch(launcher, "m#2", model, quiet):
+            raise AssertionError("it was launched")
 
 
 @pytest.mark.parametrize("keep", [0, 100, 2**20, 90 * 2**20], ids=["empty", "header", "start", "most"])

@@ -124,3 +124,18 @@ def test_a_glance_at_a_split_model_sees_all_its_parts(folder: Folder) -> None:
     alone = files.glance(first)
     (folder.root / "m-00003-of-00003.gguf").write_bytes(b"three")
     assert files.glance(first).size == alone.size + 5
+
+
+def test_a_later_part_that_was_replaced_is_seen_even_at_the_same_size_and_with_an_older_time(
+    folder: Folder,
+) -> None:
+    first, second = (folder.root / f"m-0000{n}-of-00002.gguf" for n in (1, 2))
+    first.write_bytes(b"one")
+    second.write_bytes(b"two")
+    before = files.glance(first)
+    (folder.root / "new").write_bytes(b"TWO")
+    os.utime(folder.root / "new", ns=(1, 1))
+    (folder.root / "new").replace(second)
+    after = files.glance(first)
+    assert (after.size, after.modified_ns) == (before.size, first.stat().st_mtime_ns)
+    assert after != before

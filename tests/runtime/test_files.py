@@ -9,7 +9,8 @@ import pytest
 from router.domain.errors import LoadFailed
 from router.domain.models import LocalModel
 from router.runtime import files
-from router.runtime.files import Hashes, check_identity, identity
+from router.runtime.files import Hashes, check_identity
+from router.sizing.parts import identity
 from tests.local import local_model
 
 CONTENT = b"GGUF" * 1000
@@ -20,7 +21,7 @@ def model(tmp_path: Path) -> LocalModel:
     path = tmp_path / "m.gguf"
     path.write_bytes(CONTENT)
     pinned = hashlib.sha256(CONTENT).hexdigest().upper()
-    return local_model("m", str(path), file=identity(path), sha256=pinned)
+    return local_model("m", str(path), file=identity([path]), sha256=pinned)
 
 
 def test_a_file_that_is_as_it_was_passes(model: LocalModel) -> None:
@@ -36,6 +37,22 @@ def test_a_file_replaced_by_rename_is_refused(model: LocalModel, tmp_path: Path)
 
 def test_a_file_that_is_gone_is_refused(model: LocalModel) -> None:
     Path(model.path).unlink()
+    with pytest.raises(LoadFailed, match="No such file"):
+        check_identity(model)
+
+
+async def test_of_a_split_model_every_part_is_checked_and_hashed(tmp_path: Path) -> None:
+    files_ = [tmp_path / f"m-0000{n}-of-00002.gguf" for n in (1, 2)]
+    for path in files_:
+        path.write_bytes(CONTENT)
+    pinned = hashlib.sha256(CONTENT * 2).hexdigest()
+    model = local_model("m", str(files_[0]), file=identity(files_), sha256=pinned)
+    check_identity(model)
+    await Hashes().verify(model, lambda _: None)
+    files_[1].write_bytes(CONTENT[:-1])
+    with pytest.raises(LoadFailed, match="was replaced since the registry was read"):
+        check_identity(model)
+    files_[1].unlink()
     with pytest.raises(LoadFailed, match="No such file"):
         check_identity(model)
 

@@ -13,8 +13,8 @@ from router import protocol
 from router.domain.errors import LoadFailed
 from router.domain.models import FileIdentity, LocalModel
 from router.domain.news import Freed, News, Stuck
-from router.runtime.files import identity
 from router.runtime.launcher import ProcessLauncher
+from router.sizing.parts import identity
 from router.telemetry import Metrics
 from tests.local import heard, launch, local_model, quiet
 from tests.runtime.fakes import FACTS, LOADED, FakeProcess, FakeSpares
@@ -179,14 +179,14 @@ async def test_a_file_replaced_during_the_load_is_not_served(tmp_path: Path) -> 
         process.on_event(LOADED)
 
     assert "was replaced" in await refused(
-        FakeProcess(answer), local_model("m", str(path), file=identity(path))
+        FakeProcess(answer), local_model("m", str(path), file=identity([path]))
     )
 
 
 async def test_a_pinned_file_is_hashed_before_a_process_is_taken(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(b"GGUF")
-    pinned = local_model("m", str(path), file=identity(path), sha256=hashlib.sha256(b"GGUF").hexdigest())
+    pinned = local_model("m", str(path), file=identity([path]), sha256=hashlib.sha256(b"GGUF").hexdigest())
     wrong = msgspec.structs.replace(pinned, sha256="00" * 32)
     process = FakeProcess(says(protocol.LoadProgress(0.5), LOADED))
     fractions: list[float] = []
@@ -203,7 +203,7 @@ async def test_a_pinned_file_is_hashed_before_a_process_is_taken(tmp_path: Path)
 async def test_the_hash_is_the_first_half_of_the_progress(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(b"GGUF")
-    model = local_model("m", str(path), file=identity(path), sha256=hashlib.sha256(b"GGUF").hexdigest())
+    model = local_model("m", str(path), file=identity([path]), sha256=hashlib.sha256(b"GGUF").hexdigest())
     fractions: list[float] = []
     async with launching(FakeProcess(says(protocol.LoadProgress(0.5), LOADED))) as (launcher, _, _):
         async with launch(launcher, "m#1", model, heard(fractions)):
