@@ -16,7 +16,7 @@ help:
 	@echo "make serve   install what is missing, fetch the demo models, serve on http://$(HOST):$(PORT)"
 	@echo "             PORT=$(PORT) HOST=$(HOST) REGISTRY=$(REGISTRY) ARGS='more flags of router serve'"
 	@echo "make test    ruff, mypy, import contracts and every test; ARGS='-k swap' for some of them"
-	@echo "make bench   tokens per second and swap times beside llama-server; swaps and waits of a trace"
+	@echo "make bench   tokens per second and swap times beside llama-server; bytes foretold and measured; a trace"
 	@echo "make soak    2,000 swaps among six small models under traffic (20 minutes): memory, files and times flat;"
 	@echo "             and before it 20,000 random lives of the scheduler (some 10 minutes)"
 	@echo "make peer    build that llama-server (once, minutes)"
@@ -35,6 +35,7 @@ test: install-dev demo lint types
 bench: install-dev demo peer
 	@$(BIN)/python -m tests.bench.streams $(ARGS)
 	@$(BIN)/python -m tests.bench.swap $(ARGS)
+	@$(BIN)/python -m tests.bench.bytes
 	@$(BIN)/python -m tests.bench.trace
 	@$(BIN)/python -m tests.bench.relay
 

@@ -7,6 +7,7 @@ The one rule: what these pointers stand for lives as long as the process; nothin
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,28 @@ _GPU, _INTEGRATED = 1, 2  # ggml_backend_dev_type
 
 @functools.cache
 def library(name: str) -> Any:
-    """One of the shared libraries that are loaded already."""
+    """
+    One of the shared libraries that are loaded already. Raises EngineError.
+
+    The very one: a second copy from another folder would know other devices than llama.cpp does.
+    """
     folder = Path(llama.__file__).parent / "lib"
-    found = sorted(folder.glob(f"*{name}.*"))
+    found = [*_mapped(name), *sorted(folder.glob(f"lib{name}.*"))]
     if not found:
         raise EngineError(f"The library {name} is not beside the bindings.")
     return _ctypes.CDLL(str(found[0]))
+
+
+def _mapped(name: str) -> list[Path]:
+    """Where the library was loaded from, by the system's word; nothing where it does not tell."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return []
+    paths = (Path(line.partition("/")[2]) for line in lines if "/" in line)
+    return [
+        Path("/") / path for path in paths if re.fullmatch(rf"lib{re.escape(name)}\.so[.\d]*", path.name)
+    ][:1]
 
 
 def function(name: str, result: Any, *arguments: Any, of: str = "ggml-base") -> Any:

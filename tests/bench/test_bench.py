@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench import bytes as weights
 from tests.bench import load, peer, relay, report, streams, swap
+from tests.engine import tiny
 
 OK = b"HTTP/1.1 200 OK\r\n\r\n"
 TEXT = b'data: {"choices":[{"text":"a"}]}\n\n'
@@ -155,3 +157,14 @@ async def test_a_relayed_stream_that_breaks_off_is_no_measurement() -> None:
         async with relay.Connection(relay.Server("cut", port, "m")) as line:
             with pytest.raises(load.StreamFailed, match="broke off"):
                 await line.stream(3, 0.0)
+
+
+@pytest.mark.model
+async def test_bytes_are_shown_foretold_and_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = await weights.measure([tiny.llama(tmp_path / "tiny.gguf")])
+    assert [row["context"] for row in rows] == ["512 x 1", "2048 x 4", "8192 x 1"]
+    assert all(abs(row["error"]) < 0.05 for row in rows)
+    weights.show(rows)
+    assert "tiny" in capsys.readouterr().out

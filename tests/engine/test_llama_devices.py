@@ -31,6 +31,13 @@ def test_ordinary_memory_is_the_hosts() -> None:
     assert device_of(kind) == "host"
 
 
+@pytest.mark.parametrize("name", ["llama", "ggml", "ggml-base"])
+def test_a_library_is_the_one_that_is_loaded(name: str) -> None:
+    (path,) = llama_devices._mapped(name)
+    assert path.name.startswith(f"lib{name}.so")
+    assert library(name)._name == str(path)
+
+
 def test_a_missing_library_is_an_engine_error() -> None:
     with pytest.raises(EngineError, match="not beside"):
         library("no-such-library")
