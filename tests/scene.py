@@ -55,6 +55,7 @@ class FakeWorker:
     resident: ClassVar = {"host": Footprint(60)}
     pid = 4711
     gauges = EngineGauges()
+    sandbox = ("seccomp",)
 
     def __init__(self, scripts: list[Sequence[Step]]) -> None:
         self._scripts = scripts

@@ -218,6 +218,7 @@ def _instance(instance: InstanceView, model: LocalModel | None) -> dict[str, Any
         "phase": instance.phase,
         "progress": instance.progress,
         "pid": instance.pid,
+        "sandbox": list(instance.sandbox),
         "bytes": instance.reserved,
         "estimated": instance.estimated.total,
         "measured": instance.measured.total if instance.measured else None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import itertools
 import time
@@ -17,7 +18,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, assert_never
 
-from router.domain.errors import LoadFailed, WorkerCrashed
+from router.domain.errors import DoesNotFit, LoadFailed, Unavailable, WorkerCrashed
 from router.domain.generation import Delta, EmbeddingRequest, Embeddings, GenerationRequest
 from router.domain.memory import Bytes
 from router.domain.models import Footprint, Limits, LocalModel, Placement, together
@@ -49,6 +50,8 @@ class Worker(Protocol):
     def pid(self) -> int: ...
     @property
     def gauges(self) -> EngineGauges: ...
+    @property
+    def sandbox(self) -> tuple[str, ...]: ...
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Closing it cancels. Raises InvalidRequest, ContextOverflow, WorkerCrashed."""
@@ -119,6 +122,8 @@ class ResidencyManager:
         self._report = Report(metrics, core.tables)
         self._feed = Feed(self._statuses)
         self._lives: dict[str, _Life] = {}
+        self._loads_refused: dict[str, str] = {}
+        """Fingerprint -> why an operator's last load of it failed."""
         self._grants: dict[int, asyncio.Future[str]] = {}
         self._tickets = itertools.count(1)
         self._tasks = asyncio.TaskGroup()
@@ -155,8 +160,16 @@ class ResidencyManager:
         """An operator's load: returns when the model is ready. Raises the kinds of Unavailable."""
         instance = self._core.tables.serving(model.fingerprint)
         if instance is None or instance.phase is not Phase.READY:
-            async with self._lease(model, None, "operator"):
-                pass
+            self._loads_refused.pop(model.fingerprint, None)
+            try:
+                async with self._lease(model, None, "operator"):
+                    pass
+            except Unavailable as error:
+                # Nobody waits for the answer of an operator's load: it must be seen by whoever looks.
+                if isinstance(error, DoesNotFit) or model.fingerprint in self._core.tables.failures:
+                    self._loads_refused[model.fingerprint] = error.message
+                    self._feed.stir()
+                raise
 
     def unload(self, name: str | None) -> int:
         """An operator's unload; None = all. Busy ones finish first. Returns how many were told to go."""
@@ -180,11 +193,19 @@ class ResidencyManager:
 
     def reconcile(self, models: Mapping[str, LocalModel], budgets: Bytes, limits: Limits) -> None:
         """The whole registry as it is now; residency moves towards it."""
+        known = {model.fingerprint for model in models.values()}
+        self._loads_refused = {f: why for f, why in self._loads_refused.items() if f in known}
         self._post(events.ModelsDesired(self._clock(), models, budgets, limits))
 
     def view(self) -> HouseView:
         workers = {name: _worker_view(life) for name, life in self._lives.items()}
-        return house_view(self._core.tables, self._clock(), workers)
+        view = house_view(self._core.tables, self._clock(), workers)
+        refused = {
+            name: self._loads_refused[fingerprint]
+            for name, fingerprint in view.fingerprints.items()
+            if fingerprint in self._loads_refused
+        }
+        return dataclasses.replace(view, failed={**refused, **view.failed})
 
     def changes(self) -> AsyncGenerator[StatusChange, None]:
         """Each change of a model's status or progress from now on; a slow reader gets the latest of each."""
@@ -301,6 +322,7 @@ class ResidencyManager:
 
     def _came_up(self, instance: str, life: _Life, worker: Worker) -> None:
         life.worker, life.ready = worker, self._clock()
+        self._loads_refused.pop(life.order.model.fingerprint, None)
         resident = _resident(worker.resident, life.order.placement)
         took = life.ready - life.started
         self._report.ready(instance, self._model(instance), life.order.reason, resident, took)
@@ -359,7 +381,8 @@ def _worker_view(life: _Life) -> WorkerView:
     if life.worker is None:
         return WorkerView(progress=life.progress)
     measured = together(life.worker.resident.values())
-    return WorkerView(life.progress, life.worker.pid, measured, life.worker.gauges)
+    worker = life.worker
+    return WorkerView(life.progress, worker.pid, measured, worker.gauges, worker.sandbox)
 
 
 def _resident(measured: Mapping[str, Footprint], placement: Placement) -> dict[str, int]:

@@ -28,6 +28,8 @@ class WorkerView:
     pid: int | None = None
     measured: Footprint | None = None
     gauges: EngineGauges | None = None
+    sandbox: tuple[str, ...] = ()
+    """The layers that hold its process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class InstanceView:
     expires_in: float | None
     """Until it is unloaded for its ttl if nobody asks for it; None = never, or busy."""
     gauges: EngineGauges | None
+    sandbox: tuple[str, ...]
 
     @property
     def reserved(self) -> int:
@@ -181,6 +184,7 @@ def _instance_view(tables: Tables, instance: Instance, now: float, worker: Worke
         idle_seconds=idle,
         expires_in=max(ttl - idle, 0.0) if ttl is not None and expires else None,
         gauges=worker.gauges,
+        sandbox=worker.sandbox,
     )
 
 

@@ -35,6 +35,8 @@ class WorkerClient:
         self.mapped = mapped
         self.pid = process.pid
         self.gauges = EngineGauges()
+        self.sandbox = process.hello.sandbox if process.hello is not None else ()
+        """The layers that were seen to hold."""
         self._process = process
         self._numbers = itertools.count(1)
         self._streams: dict[str, _Stream] = {}

@@ -116,6 +116,7 @@ async def test_running_tells_who_holds_what(house: Scene) -> None:
     body = (await house.ask("GET", "/running")).json
     (entry,) = body["running"]
     assert (entry["model"], entry["state"], entry["pid"], entry["bytes"]) == (A.name, "ready", 4711, 60)
+    assert entry["sandbox"] == ["seccomp"]
     memory = {"budget": 100, "used": 60, "reserved": 0, "quarantined": 0, "strangers": 0, "free": 40}
     assert (body["memory"], body["devices"]) == (memory, {"host": memory})
     assert body["waiting"] == {}

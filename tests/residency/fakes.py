@@ -21,6 +21,7 @@ class FakeWorker:
         self.resident = resident
         self.facts = EngineFacts(4096, slots, 32000, 64, True, True)
         self.gauges = EngineGauges()
+        self.sandbox = ("seccomp",)
         self.gone = asyncio.Event()
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:

@@ -51,6 +51,47 @@ async def test_an_operator_loads_and_unloads() -> None:
 
 
 @in_virtual_time
+async def test_an_operators_load_that_failed_is_seen_until_the_next_one() -> None:
+    async with house() as home:
+        home.launcher.fails["b"] = LoadFailed("bad magic")
+        with pytest.raises(LoadFailed):
+            await home.manager.load(B)
+        assert home.manager.view().status("b") == "failed"
+        assert "bad magic" in home.manager.view().failed["b"]
+        del home.launcher.fails["b"]
+        await home.manager.load(B)
+        assert home.manager.view().status("b") == "loaded"
+        assert "b" not in home.manager.view().failed
+
+
+@in_virtual_time
+async def test_an_operators_load_that_was_called_off_did_not_fail() -> None:
+    async with house() as home:
+        async with asyncio.TaskGroup() as tasks:
+            loading = tasks.create_task(refused_load(home))
+            await asyncio.sleep(0.5)
+            home.manager.unload("b")
+        assert "was unloaded" in loading.result()
+        assert home.manager.view().failed == {}
+
+
+async def refused_load(home: House) -> str:
+    with pytest.raises(LoadFailed) as caught:
+        await home.manager.load(B)
+    return caught.value.message
+
+
+@in_virtual_time
+async def test_an_edit_that_takes_a_model_out_forgets_that_its_load_failed() -> None:
+    async with house() as home:
+        home.launcher.fails["b"] = LoadFailed("bad magic")
+        await refused_load(home)
+        home.told(A)
+        home.told(A, B)
+        assert home.manager.view().failed == {}
+
+
+@in_virtual_time
 async def test_an_operators_load_of_a_busy_model_returns_at_once() -> None:
     async with house() as home, home.manager.lease(A):
         began = now()
