@@ -24,6 +24,8 @@ MAX_TOKEN = 2**31 - 1
 
 T = TypeVar("T")
 encode = msgspec.json.Encoder().encode
+UNREADABLE = (RecursionError, UnicodeDecodeError, msgspec.DecodeError)
+"""What decoding raises. Fields that are skipped or left as bytes are not looked into before, not even for UTF-8."""
 
 
 def nothing() -> msgspec.Raw:
@@ -112,7 +114,7 @@ def document(body: bytes) -> dict[str, Any]:
     """All of a body that `decode` took, for whoever understands more of it than we do."""
     try:
         found: dict[str, Any] = msgspec.json.decode(body, type=dict[str, Any])
-    except (RecursionError, msgspec.DecodeError) as error:
+    except UNREADABLE as error:
         raise InvalidRequest(f"The body cannot be passed on: {error}.") from None
     return found
 
@@ -123,6 +125,8 @@ def decode_field(field: msgspec.Raw, kind: type[T], name: str) -> T:
         return msgspec.json.decode(field, type=kind)
     except msgspec.ValidationError as error:
         raise _wrong_shape(f"{error}", name) from None
+    except UNREADABLE:
+        raise InvalidRequest(f"'{name}' is not valid JSON.", name) from None
 
 
 def given(field: msgspec.Raw) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from router.api.wire import Body, SamplingBody, decode_field, given
+from router.api.wire import UNREADABLE, Body, SamplingBody, decode_field, given
 from router.domain.errors import InvalidRequest
 from router.domain.upstreams import Price
 from router.routing.plan import Wishes
@@ -72,7 +72,7 @@ def _accurate(metadata: msgspec.Raw) -> bool:
         return False
     try:
         said: object = msgspec.json.decode(metadata, type=Metadata).accuracy
-    except msgspec.ValidationError:
+    except UNREADABLE:
         return False
     return said == "high"
 

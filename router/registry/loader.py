@@ -18,19 +18,17 @@ from pydantic import ValidationError
 
 from router.domain.errors import RegistryInvalid
 from router.domain.models import (
-    ALL_LAYERS,
-    AUTO_LAYERS,
     EngineOptions,
     Footprint,
     Limits,
     LocalModel,
     ModelCard,
     Placement,
-    SamplingDefaults,
 )
 from router.domain.routes import Route
 from router.domain.upstreams import Upstream
 from router.registry import beyond, document, explain, files, memory, names, quality, schema, trust
+from router.registry.defaults import Said, as_written, limits_of, meant, params
 from router.registry.document import Document, DocumentInvalid, Position, Problem
 from router.registry.document import Path as KeyPath
 from router.registry.memory import Memory
@@ -40,11 +38,8 @@ from router.sizing.devices import Device
 DEFAULT_CONTEXT = 4096
 """Tokens of a slot where neither model nor defaults say; less where the model was trained on less."""
 
-_PROCESS = ("context", "slots", "gpu_layers", "kv_type", "flash_attention", "ubatch")
 MAX_PROBLEMS = 100
 """So many are told, first ones first."""
-DEFAULT_TTL = 600.0
-"""Seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +140,7 @@ class _Load:
     def registry(self) -> Registry:
         written = self._written()
         share = self._memory(written)
-        limits = _limits(written.limits)
+        limits = limits_of(written.limits)
         self._problems += names.limits(self._text, limits)
         aliases = beyond.aliases(written)
         models = {
@@ -167,7 +162,7 @@ class _Load:
             limits=limits,
             warnings=tuple(w.line(str(self._path)) for w in document.in_order(self._warnings)),
             places={name: self._place(name) for name in models},
-            written={name: _as_written(model, written.defaults) for name, model in written.models.items()},
+            written={name: as_written(model, written.defaults) for name, model in written.models.items()},
             upstreams=MappingProxyType(upstreams),
             routes=MappingProxyType(routes),
         )
@@ -242,7 +237,7 @@ class _Load:
         if file.problem:
             self._warn(("models", name, "path"), file.problem)
         card = gguf.card(file.header) if file.header else ModelCard()
-        said = _Said(model, defaults)
+        said = Said(model, defaults)
         engine = self._engine(name, said, card)
         engine, placements = self._placed(name, said, engine, file, share)
         if reason := quality.warning(card.quantization, model.quality):
@@ -259,7 +254,7 @@ class _Load:
             preload=bool(model.preload),
             ttl=said.ttl(),
             priority=model.priority or 0,
-            params=_params(defaults.params, model.params),
+            params=params(defaults.params, model.params),
             sha256=model.sha256.lower() if model.sha256 else None,
             cloud=model.cloud or "never",
             fallback=tuple(aliases.get(other, other) for other in model.fallback or ()),
@@ -267,7 +262,7 @@ class _Load:
             problem=file.problem,
         )
 
-    def _engine(self, name: str, said: _Said, card: ModelCard) -> EngineOptions:
+    def _engine(self, name: str, said: Said, card: ModelCard) -> EngineOptions:
         own = card.context_train or 0
         asked = said.model.context
         if asked is not None and own and asked > own:
@@ -281,13 +276,13 @@ class _Load:
         return msgspec.structs.replace(EngineOptions(context=context), **chosen)
 
     def _placed(
-        self, name: str, said: _Said, engine: EngineOptions, file: files.ModelFile, share: Memory
+        self, name: str, said: Said, engine: EngineOptions, file: files.ModelFile, share: Memory
     ) -> tuple[EngineOptions, tuple[Placement, ...]]:
         """What the registry means by `gpu_layers`, and by the formula the ways to hold the model."""
         layers = said.chosen("gpu_layers").get("gpu_layers", "auto")
         if isinstance(layers, int) and layers > 0 and not share.has_gpu:
             self._warn(("models", name), "gpu_layers has no effect: there is no GPU among the devices")
-        engine = msgspec.structs.replace(engine, gpu_layers=_meant(layers))
+        engine = msgspec.structs.replace(engine, gpu_layers=meant(layers))
         if file.header is None:
             nowhere = msgspec.structs.replace(engine, gpu_layers=0)
             return engine, (Placement(nowhere, {next(iter(share.budgets)): Footprint()}),)
@@ -304,56 +299,6 @@ class _Load:
 
     def _warn(self, path: KeyPath, reason: str) -> None:
         self._warnings.append(Problem(self._text.at(*path), path, reason))
-
-
-@dataclass(frozen=True, slots=True)
-class _Said:
-    """What a model says, else what the defaults say."""
-
-    model: schema.Model
-    defaults: schema.Engine
-
-    def chosen(self, *keys: str) -> dict[str, int | str]:
-        """Only the keys that one of the two has."""
-        pairs = ((key, [getattr(self.model, key), getattr(self.defaults, key)]) for key in keys)
-        return {
-            key: next(v for v in values if v is not None)
-            for key, values in pairs
-            if any(v is not None for v in values)
-        }
-
-    def ttl(self) -> float | None:
-        """None is a word here: never."""
-        for section in (self.model, self.defaults):
-            if "ttl" in section.model_fields_set:
-                return section.ttl
-        return DEFAULT_TTL
-
-
-def _meant(layers: int | str) -> int:
-    """The number for `gpu_layers`."""
-    if isinstance(layers, int):
-        return layers
-    return AUTO_LAYERS if layers == "auto" else ALL_LAYERS
-
-
-def _as_written(model: schema.Model, defaults: schema.Engine | None) -> str:
-    own = [getattr(model, key) for key in ("path", "sha256", *_PROCESS)]
-    return repr((own, [getattr(defaults, key) for key in _PROCESS] if defaults else []))
-
-
-def _limits(written: schema.Limits | None) -> Limits:
-    return msgspec.structs.replace(Limits(), **written.model_dump(exclude_none=True)) if written else Limits()
-
-
-def _params(*sections: schema.Params | None) -> SamplingDefaults:
-    """Later ones win."""
-    said: dict[str, object] = {}
-    for section in sections:
-        said |= section.model_dump(exclude_none=True) if section else {}
-    if isinstance(stop := said.get("stop"), list):
-        said["stop"] = tuple(stop)
-    return msgspec.convert(said, SamplingDefaults)
 
 
 def _key(key: schema.Key, aliases: Mapping[str, str]) -> Key:

@@ -233,3 +233,24 @@ async def test_a_body_that_makes_no_sense_leaves_nothing(house: Split, body: byt
     call = await house.scene.ask("POST", "/v1/chat/completions", body)
     assert call.status == 400
     assert house.endpoint.seen == []
+
+
+HOSTILE = {
+    "deep": b"[" * 950 + b"]" * 950,
+    "deeper": b'{"a":' * 990 + b"1" + b"}" * 990,
+    "surrogate": b'"\\ud800"',
+    "huge int": b"9" * 5000,
+    "large int": b"123456789012345678901234567890",
+    "huge float": b"1e999",
+    "nan": b"NaN",
+    "same key twice": b'{"a": 1, "a": 2}',
+    "not utf-8": b'"\xff"',
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_a_hostile_field_is_passed_on_whole_or_refused_and_never_a_500(house: Split, name: str) -> None:
+    body = b'{"model": "big", "messages": [{"role": "user", "content": "Hi"}], "x": ' + HOSTILE[name] + b"}"
+    call = await house.scene.ask("POST", "/v1/chat/completions", body)
+    assert call.status in (200, 400), call.text
+    assert len(house.endpoint.seen) == (call.status == 200)

@@ -80,3 +80,16 @@ def test_embeddings_may_wish_too() -> None:
 def test_a_misspelt_ban_is_an_error_and_no_permission(headers: dict[str, str], body: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
         said(headers, **body)
+
+
+UNREADABLE = [b'"\xff"', b'{"accuracy": "\xff", "allow_fallbacks": "\xff"}', b'{"accuracy": "\\ud800"}']
+
+
+@pytest.mark.parametrize("field", ["provider", "metadata", "reasoning_effort"])
+@pytest.mark.parametrize("value", UNREADABLE)
+def test_a_wish_that_cannot_be_read_is_refused_or_means_nothing(field: str, value: bytes) -> None:
+    raw = b'{"model": "m", "' + field.encode() + b'": ' + value + b"}"
+    try:
+        assert wishes({}, wire.decode(raw, ChatBody)) == Wishes()
+    except InvalidRequest as error:
+        assert error.message
