@@ -8,6 +8,7 @@ call; whoever opens the file finds the charges that nobody settled and counts th
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -68,8 +69,9 @@ class Journal:
                 raise
 
     def _prepare(self, db: sqlite3.Connection) -> None:
-        # Exclusive: a second gateway on the same file would count what it alone knows.
-        for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL"):
+        # Exclusive: a second gateway on the same file would count what it alone knows. NORMAL: a write is with the
+        # kernel when it returns, so that no death of ours loses it; `sync` brings it through a loss of power, too.
+        for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=NORMAL"):
             db.execute(f"PRAGMA {pragma}").fetchall()
         if (found := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
             raise sqlite3.DatabaseError(found)
@@ -95,7 +97,7 @@ class Journal:
             return [Entry(*row) for row in self._connection().execute(query, (since,))]
 
     def write(self, steps: Sequence[Step]) -> None:
-        """All of them or none, on disk when this returns. Raises JournalBroken."""
+        """All of them or none, safe from our own death when this returns. Raises JournalBroken."""
         with self._named_errors(), self._transaction() as db:
             for step in steps:
                 entry = step.entry
@@ -105,6 +107,18 @@ class Journal:
                 else:
                     db.execute("DELETE FROM open WHERE id = ?", (step.id,))
                     self._add(db, entry)
+
+    def sync(self) -> None:
+        """Until all that was written is on the disk itself, some milliseconds. Beside `write`, from any thread."""
+        with self._named_errors():
+            try:
+                log = os.open(f"{self.path}-wal", os.O_RDONLY)
+            except FileNotFoundError:
+                return  # nothing was written since it was opened, or it is closed and with that on disk
+            try:
+                os.fsync(log)
+            finally:
+                os.close(log)
 
     def close(self) -> None:
         if self._db is not None:
@@ -147,7 +161,7 @@ class Journal:
             what = f"{self.path} is damaged ({error}): move it away and spending starts from nothing"
             raise JournalBroken(f"{what}, or bring back a copy.") from error
         except OSError as error:
-            raise JournalBroken(f"{self.path} cannot be made: {error.strerror}.") from error
+            raise JournalBroken(f"{self.path} cannot be made or written: {error.strerror}.") from error
 
 
 def _explain(path: Path, reason: str) -> str:

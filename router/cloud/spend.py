@@ -74,6 +74,7 @@ class Spend:
         """Owns the writing. At the end everything that was settled is on disk, if the disk takes it."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._writer.run(), name="spend-writer")
+            tasks.create_task(self._writer.run_syncs(), name="spend-sync")
             try:
                 yield
             finally:

@@ -52,6 +52,7 @@ class Writer:
         """When the file could last not be opened, and why."""
         self._waiting: list[_Waiting] = []
         self._wake = asyncio.Event()
+        self._unsynced = asyncio.Event()
         self._stopping = False
 
     async def ready(self) -> None:
@@ -63,7 +64,7 @@ class Writer:
         await self._ask(None)
 
     async def write(self, step: Step) -> None:
-        """Until `step` is on disk. Raises JournalBroken."""
+        """Until `step` is recorded, whatever becomes of this process. Raises JournalBroken."""
         await self._ask(step)
 
     def post(self, step: Step | None) -> None:
@@ -75,6 +76,7 @@ class Writer:
         """`run` ends after one more write."""
         self._stopping = True
         self._wake.set()
+        self._unsynced.set()
 
     async def run(self) -> None:
         while not self._stopping:
@@ -86,6 +88,17 @@ class Writer:
                         await self._wake.wait()
                 self._wake.set()
         await self._last_turn()
+
+    async def run_syncs(self) -> None:
+        """Behind the writes and not before them: a disk takes milliseconds, and a call would wait for them."""
+        while not self._stopping:
+            await self._unsynced.wait()
+            self._unsynced.clear()
+            try:
+                if self._journal is not None:
+                    await anyio.to_thread.run_sync(self._journal.sync)
+            except JournalBroken as broken:
+                log.error("the record of spending cannot be kept", reason=str(broken))
 
     async def _last_turn(self) -> None:
         if self._waiting:
@@ -112,6 +125,7 @@ class Writer:
             await self._open()
             if self._journal is not None and steps:
                 await anyio.to_thread.run_sync(self._journal.write, steps)
+                self._unsynced.set()
         except JournalBroken as broken:
             error = broken
             log.error("the record of spending cannot be kept", reason=str(broken))

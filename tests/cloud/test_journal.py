@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from pathlib import Path
 
@@ -103,6 +105,32 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(JournalBroken, match="cannot be made"):
         Journal(tmp_path / "file" / "spend.db")
+
+
+def test_what_was_written_is_brought_to_the_disk_itself(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    plain = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: (synced.append(str(Path(f"/proc/self/fd/{fd}").readlink())), plain(fd))[1]
+    )
+    journal = Journal(path)
+    journal.write([Reserve(1, ENTRY)])
+    journal.sync()
+    assert synced == [f"{path}-wal"]
+    journal.close()
+    journal.sync()
+
+
+def test_a_disk_that_fails_to_sync_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    journal = Journal(path)
+    journal.write([Reserve(1, ENTRY)])
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(JournalBroken, match="Input/output error"):
+        journal.sync()
+    journal.close()
 
 
 def test_after_it_was_closed_nothing_is_written(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -32,6 +33,7 @@ async def running(path: Path, heard: Heard | None = None) -> AsyncIterator[Write
     found = Writer(path, lambda: "2026-11", heard or Heard())
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(found.run(), name="writer")
+        tasks.create_task(found.run_syncs(), name="syncs")
         try:
             yield found
         finally:
@@ -70,6 +72,39 @@ async def test_many_that_come_together_share_few_writes(
                 tasks.create_task(it.write(Reserve(number, ENTRY)), name=f"{number}")
     assert sum(writes) == 200
     assert len(writes) <= 3
+
+
+async def test_the_disk_is_not_waited_for_but_gets_it_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, synced = threading.Event(), threading.Event()
+
+    def slow(self: Journal) -> None:
+        disk.wait(10)
+        synced.set()
+
+    monkeypatch.setattr(Journal, "sync", slow)
+    async with running(tmp_path / "a.db") as it:
+        await it.write(Reserve(1, ENTRY))
+        await it.write(Reserve(2, ENTRY))
+        assert not synced.is_set()
+        disk.set()
+        await asyncio.to_thread(synced.wait, 10)
+    assert synced.is_set()
+
+
+async def test_a_disk_that_does_not_sync_is_in_the_log_and_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(self: Journal) -> None:
+        raise JournalBroken("the disk is broken")
+
+    monkeypatch.setattr(Journal, "sync", broken)
+    async with running(tmp_path / "a.db") as it:
+        await it.write(Reserve(1, ENTRY))
+        await asyncio.sleep(0.05)
+        await it.write(Reserve(2, ENTRY))
+    assert "the disk is broken" in "".join(capsys.readouterr())
 
 
 async def test_the_file_is_opened_once_and_what_was_left_is_told(tmp_path: Path) -> None:
