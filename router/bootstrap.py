@@ -29,6 +29,7 @@ from router.residency.manager import ResidencyManager
 from router.routing.dispatch import Dispatcher
 from router.routing.journey import Journeys
 from router.routing.peers import Peers
+from router.runtime import heat
 from router.runtime.launcher import ProcessLauncher
 from router.runtime.spares import Spares
 from router.runtime.weighing import Weighing
@@ -37,6 +38,7 @@ from router.sizing import devices
 from router.sizing.devices import Device
 from router.sizing.ledger import Ledger
 from router.sizing.meter import Meter
+from router.sizing.thermals import Thermals
 from router.telemetry import Metrics, logger
 
 log = logger("bootstrap")
@@ -115,6 +117,7 @@ async def _run(
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         watch = weighing.watch(lambda: spares.pids, residency.device_free)
         stack.callback(tasks.create_task(watch, name="weighing").cancel)
+        stack.callback(tasks.create_task(heat.watch(Thermals(found), metrics), name="heat").cancel)
         await _serve_http(
             settings, house, listener, lambda: ready(registry, _url(listener)) if ready else None
         )

@@ -93,6 +93,12 @@ class Metrics:
         )
 
     def _add_gauges(self) -> None:
+        self.device_temperature = self._gauge(
+            "router_device_temperature_celsius", "How hot a device is", "device"
+        )
+        self.device_slowed = self._gauge(
+            "router_device_slowed", "1 while this reason lowers a device's clocks", "device", "reason"
+        )
         self.device_bytes = self._gauge("router_device_bytes", "Bytes of a device's memory", "device", "kind")
         """kind: budget | used (resident) | reserved (loading, leaving) | quarantined (not reaped) | strangers | free"""
         self.model_bytes_error = self._gauge(

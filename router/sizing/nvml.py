@@ -58,6 +58,13 @@ class Driver:
         )
         return {int(one.pid): int(one.usedGpuMemory) for one in running if one.usedGpuMemory}
 
+    def heat(self, uuid: str) -> tuple[int, int] | None:
+        """Degrees Celsius, and NVML's bits of why the clocks are lower than they could be."""
+        nvml = self._nvml()
+        if nvml is None:
+            return None
+        return self._ask(lambda: _heat(nvml, _handle(nvml, uuid)), None)
+
     def _nvml(self) -> Any:
         if not self._tried:
             self._tried = True
@@ -82,6 +89,12 @@ def _board(nvml: Any, number: int) -> Board:
     uuid = nvml.nvmlDeviceGetUUID(handle)
     text = uuid.decode() if isinstance(uuid, bytes) else str(uuid)
     return Board(text, int(memory.total), int(memory.free), _linked(nvml, handle))
+
+
+def _heat(nvml: Any, handle: Any) -> tuple[int, int]:
+    gpu_sensor = 0
+    celsius = int(nvml.nvmlDeviceGetTemperature(handle, gpu_sensor))
+    return celsius, int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
 
 
 def _linked(nvml: Any, handle: Any) -> bool:

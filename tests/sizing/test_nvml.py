@@ -36,6 +36,8 @@ def library(boards: tuple[Board, ...], *fails_at: str) -> ModuleType:
         "nvmlDeviceGetHandleByUUID": lambda uuid: by_uuid[uuid],
         "nvmlDeviceGetUUID": lambda board: board.uuid,
         "nvmlDeviceGetMemoryInfo": lambda board: SimpleNamespace(total=board.total, free=board.free),
+        "nvmlDeviceGetTemperature": lambda board, sensor: 71,
+        "nvmlDeviceGetCurrentClocksThrottleReasons": lambda board: 0x24,
         "nvmlDeviceGetNvLinkState": lambda board, link: int(board.linked),
         "nvmlDeviceGetComputeRunningProcesses": lambda board: RUNNING if board == A else [],
     }
@@ -51,6 +53,16 @@ def test_the_driver_is_asked_for_boards_free_bytes_and_processes(monkeypatch: py
     assert driver.free("GPU-bbbb") == 20 * GiB
     assert driver.used("GPU-aaaa") == {7: 5 * GiB}
     assert driver.used("GPU-bbbb") == {}
+
+
+@pytest.mark.parametrize(
+    "step", ["nvmlInit", "nvmlDeviceGetTemperature", "nvmlDeviceGetCurrentClocksThrottleReasons"]
+)
+def test_heat_is_told_in_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", library((A,)))
+    assert Driver().heat("GPU-aaaa") == (71, 0x24)
+    monkeypatch.setitem(sys.modules, "pynvml", library((A,), step))
+    assert Driver().heat("GPU-aaaa") is None
 
 
 @pytest.mark.parametrize("step", ["nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetMemoryInfo"])
