@@ -24,7 +24,7 @@ from router.runtime.spares import Spares
 from router.settings import cache_home
 from router.sizing.devices import detect
 from router.sizing.meter import Meter
-from router.telemetry import Metrics
+from router.telemetry import Metrics, configure_logging
 from tests.bench.weigh import weigh
 
 CONTEXTS = ((512, 1), (2048, 4), (8192, 1))
@@ -74,6 +74,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 def main() -> int:
     chosen = parse()
+    configure_logging("error")
     rows = asyncio.run(measure(chosen.models or list(demo.fetch(cache_home()).values())))
     if chosen.json:
         print(json.dumps(rows, indent=1))

@@ -35,7 +35,7 @@ from router.sizing.devices import Device, detect
 from router.sizing.ledger import Ledger
 from router.sizing.meter import HOST, Meter
 from router.sizing.parts import identity
-from router.telemetry import Metrics
+from router.telemetry import Metrics, configure_logging
 from tests.bench.weigh import system, work
 
 MiB = 2**20
@@ -247,6 +247,7 @@ def quiet(news: News) -> None:
 
 def main() -> int:
     chosen = parse()
+    configure_logging("warning")
     found = detect()
     if not any(device.kind == "cuda" for device in found):
         print("error: NVML shows no GPU here", file=sys.stderr)
