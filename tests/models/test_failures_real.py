@@ -17,9 +17,9 @@ from router.domain.generation import GenerationRequest, SamplingParams, TextProm
 from router.domain.models import EngineOptions, LocalModel
 from router.domain.news import Freed, News
 from router.runtime.client import WorkerClient
-from router.runtime.files import identity
 from router.runtime.launcher import ProcessLauncher
 from router.runtime.spares import Spares
+from router.sizing.parts import identity
 from router.telemetry import Metrics
 from tests.local import launch, local_model, quiet
 from tests.process.people import until
@@ -32,7 +32,7 @@ MiB = 2**20
 
 def real(path: Path, context: int = 4096, slots: int = 1) -> LocalModel:
     return local_model(
-        "m", str(path), engine=EngineOptions(context=context, slots=slots), file=identity(path)
+        "m", str(path), engine=EngineOptions(context=context, slots=slots), file=identity([path])
     )
 
 
