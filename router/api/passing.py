@@ -7,6 +7,7 @@ The one rule: what goes on is our own parse of the body, never its bytes, and no
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from router.api import wire
 from router.api.house import Record
@@ -21,13 +22,21 @@ def passed_on(path: Path, raw: bytes, body: Body, record: Record) -> Callable[[]
     def call() -> CloudCall:
         return CloudCall(
             path,
-            wire.document(raw),
+            _without_ours(wire.document(raw)),
             stream=isinstance(body, SamplingBody) and bool(body.stream),
             max_tokens=_limit(body),
             caller=record.key.name if record.key else None,
         )
 
     return call
+
+
+def _without_ours(body: dict[str, Any]) -> dict[str, Any]:
+    """`metadata.accuracy` was said to us, and OpenAI refuses metadata of what it need not store."""
+    metadata = body.get("metadata")
+    if isinstance(metadata, dict) and metadata.pop("accuracy", None) is not None and not metadata:
+        del body["metadata"]
+    return body
 
 
 def stays() -> CloudCall:

@@ -11,6 +11,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Literal
 
 import msgspec
+from starlette.datastructures import Headers
 
 from router.api.wire import UNREADABLE, Body, SamplingBody, decode_field, given
 from router.domain.errors import InvalidRequest
@@ -43,7 +44,7 @@ class Metadata(msgspec.Struct):
     accuracy: Any = None
 
 
-def wishes(headers: Mapping[str, str], body: Body) -> Wishes:
+def wishes(headers: Headers, body: Body) -> Wishes:
     """Raises InvalidRequest."""
     provider = decode_field(body.provider, Provider, "provider") if given(body.provider) else Provider()
     effort = body.reasoning_effort if isinstance(body, SamplingBody) else None
@@ -57,13 +58,13 @@ def wishes(headers: Mapping[str, str], body: Body) -> Wishes:
     )
 
 
-def _header(headers: Mapping[str, str], name: str, words: Mapping[str, bool]) -> bool:
-    value = headers.get(name, "").strip().lower()
-    if not value:
-        return False
-    if value not in words:
-        raise InvalidRequest(f"The header {name} may say {', '.join(words)}; not {value[:40]!r}.")
-    return words[value]
+def _header(headers: Headers, name: str, words: Mapping[str, bool]) -> bool:
+    """True if one of the headers of that name says so: a proxy may have added a second one."""
+    values = [value.strip().lower() for value in headers.getlist(name)]
+    for value in values:
+        if value and value not in words:
+            raise InvalidRequest(f"The header {name} may say {', '.join(words)}; not {value[:40]!r}.")
+    return any(words[value] for value in values if value)
 
 
 def _accurate(metadata: msgspec.Raw) -> bool:

@@ -57,6 +57,7 @@ class Attempt:
     def completed(self) -> None:
         if self._ends("ok"):
             self.breaker.succeeded(self.given)
+            self.progress.billed = True
             self._settle(None)
 
     def failed(self, error: UpstreamError) -> None:
@@ -95,7 +96,7 @@ class Attempt:
             return 0
         if isinstance(error, UpstreamUnavailable) and error.reason in _FREE:
             return 0
-        usage = self.answer.usage
+        usage = self.answer.usage if self.progress.billed else None
         return None if usage is None else self.upstream.cost(usage.prompt_tokens, usage.completion_tokens)
 
 

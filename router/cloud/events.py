@@ -16,6 +16,7 @@ from router.domain.generation import Usage
 MAX_EVENT = 4 * 2**20
 """Bytes of one event, and so of one line; an answer in one piece has its own bound."""
 
+_BOM = b"\xef\xbb\xbf"
 _END = re.compile(rb"\n\r?\n")
 _Count = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
 
@@ -62,6 +63,7 @@ class Splitter:
     def __init__(self, most: int = MAX_EVENT) -> None:
         self._most = most
         self._rest = bytearray()
+        self._begun = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Raises BadAnswer when an event is longer than `most`: no more than that is ever held."""
@@ -73,6 +75,10 @@ class Splitter:
             found.append(bytes(self._rest[start : end.end()]))
             start = end.end()
         del self._rest[:start]
+        if found and not self._begun:
+            # A byte order mark may begin a stream, but not our client's: comments of ours may come first.
+            found[0] = found[0].removeprefix(_BOM)
+            self._begun = True
         if len(self._rest) > self._most or any(len(event) > self._most for event in found):
             raise BadAnswer(f"an event of its answer has more than {self._most} bytes")
         return found
@@ -104,7 +110,7 @@ def facts_of(data: bytes) -> Facts:
         raise BadAnswer("its answer is not valid JSON") from None
     choices = answer.choices or []
     finish = next((c.finish_reason for c in choices if c.finish_reason), None)
-    return Facts(_usage(answer.usage), finish, answer.model, answer.error, len(choices))
+    return Facts(_usage(answer), finish, answer.model, answer.error, len(choices))
 
 
 _DECODER = msgspec.json.Decoder(_Answer)
@@ -121,9 +127,12 @@ def _unknown(data: bytes) -> Facts:
     return Facts(error=found.get("error"), choices=len(choices) if isinstance(choices, list) else 0)
 
 
-def _usage(told: _Usage | None) -> Usage | None:
+def _usage(answer: _Answer) -> Usage | None:
+    told = answer.usage
     if told is None or told.prompt_tokens is None:
         return None
+    # Embeddings have no completion, and no choices; an answer that was told only half is not told.
+    if told.completion_tokens is None and answer.choices is not None:
+        return None
     cached = told.prompt_tokens_details.cached_tokens if told.prompt_tokens_details else None
-    # Embeddings have no completion; an answer that was told only half is not told.
     return Usage(told.prompt_tokens, told.completion_tokens or 0, cached or 0)

@@ -30,6 +30,8 @@ class Progress:
     sent_at: float | None = None
     """When the first byte of it left, by the loop's clock."""
     status: int | None = None
+    billed: bool = False
+    """Whether the usage that was told is that of the whole answer: some tell it with each event."""
     phase: Literal["connect", "send", "first", "body", "idle", "done"] = "connect"
 
 
@@ -99,18 +101,19 @@ class Line:
         transport = await self.pool.transport()
         failure: Exception | None = None
         url = _url(self.upstream.base_url, request.path)
-        for address in await self._good_addresses(url):
+        addresses = await self._good_addresses(url)
+        for number, address in enumerate(addresses):
             sending = httpx2.Request(
                 request.method,
                 # To the very address that was judged; certificate and Host are those of the name.
                 _at(url, address),
                 headers=outgoing.headers(url.netloc.decode(), key, request.stream, self.upstream.peer),
                 content=request.body,
-                extensions=self._extensions(url, watch),
+                extensions=self._extensions(url, watch, len(addresses) - number),
             )
             try:
                 return await transport.handle_async_request(sending)
-            except httpx2.ConnectError as error:
+            except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
                 failure = error
         raise failure or NoAddress(f"the name {url.host} has no address")
 
@@ -123,10 +126,13 @@ class Line:
         port = url.port or (80 if plain else 443)
         return await self.addresses.of(url.host, port, private=private, public=not plain)
 
-    def _extensions(self, url: httpx2.URL, watch: _Watch) -> dict[str, Any]:
+    def _extensions(self, url: httpx2.URL, watch: _Watch, left: int) -> dict[str, Any]:
+        """`left`: how many addresses there are yet to try, this one included."""
         waits = self.upstream.timeouts
         # Waits for a connection and for bytes are bounded by our deadline: theirs start anew with every byte.
-        timeout = {"connect": None, "read": None, "write": waits.idle, "pool": waits.connect}
+        # But one address that swallows packets must leave time for the next.
+        connect = watch.left() / left if left > 1 else None
+        timeout = {"connect": connect, "read": None, "write": waits.idle, "pool": waits.connect}
         return {"timeout": timeout, "sni_hostname": url.host, "trace": watch}
 
 
@@ -146,6 +152,10 @@ class _Watch:
     async def __aexit__(self, *_: object) -> None:
         if self._socket is not None:
             await self._socket.aclose()
+
+    def left(self) -> float:
+        """Seconds until the deadline, while there is one."""
+        return (self.deadline.when() or 0.0) - asyncio.get_running_loop().time()
 
     async def __call__(self, event: str, info: dict[str, Any]) -> None:
         now = asyncio.get_running_loop().time()

@@ -19,6 +19,15 @@ from router.domain.upstreams import Upstream
 PART_TOKENS = 40_000
 """What an image, a sound or a file in a message is counted as: a URL says nothing of the tokens behind it."""
 _LIMITS = ("max_tokens", "max_completion_tokens")
+MOST_TOKENS = 10_485_760
+"""Of an answer, at a priced upstream: what it costs must be a number that the record can hold."""
+
+
+_CHOOSE = ("models", "fallbacks")
+"""With these a client would choose who answers, past the operator (OpenRouter, LiteLLM)."""
+_COST_MORE = ("plugins", "web_search_options", "prediction", "audio")
+"""What is billed beside the tokens that we count, or at another price."""
+_TIERS = (None, "auto", "default", "flex")
 
 
 class Outgoing(msgspec.Struct, frozen=True):
@@ -39,6 +48,7 @@ class Outgoing(msgspec.Struct, frozen=True):
 
 def compose(upstream: Upstream, call: CloudCall) -> Outgoing:
     """The request as it goes to `upstream`. Raises InvalidRequest where its worst case cannot be told."""
+    _refuse_wider(upstream, call.body)
     body = {**call.body, "model": upstream.model}
     limit = _limit(upstream, call, body)
     drops_usage = _set_stream(call, body)
@@ -88,12 +98,25 @@ def _set_stream(call: CloudCall, body: dict[str, Any]) -> bool:
     return not asked
 
 
+def _refuse_wider(upstream: Upstream, body: Mapping[str, Any]) -> None:
+    """Raises InvalidRequest for what would widen the operator's choice of model, or of price."""
+    for name in _CHOOSE if upstream.price is None else _CHOOSE + _COST_MORE:
+        if body.get(name):
+            raise InvalidRequest(f"'{name}' may not be sent to {upstream.name}: the operator chose it.", name)
+    if upstream.price is not None and body.get("service_tier") not in _TIERS:
+        raise InvalidRequest(
+            f"'service_tier' at {upstream.name} may be auto, default or flex.", "service_tier"
+        )
+
+
 def _limit(upstream: Upstream, call: CloudCall, body: dict[str, Any]) -> int:
     """Tokens of one answer at most. At a priced upstream the limit is sent along, or the worst case would be none."""
     if call.path == "embeddings":
         return 0
     limit = upstream.max_tokens if call.max_tokens is None else call.max_tokens
     if upstream.price is not None:
+        if limit > MOST_TOKENS:
+            raise InvalidRequest(f"'max_tokens' may be {MOST_TOKENS} at most.", "max_tokens")
         said = [name for name in _LIMITS if body.pop(name, None) is not None]
         body[said[-1] if said else upstream.max_tokens_field] = limit
     return limit

@@ -101,14 +101,15 @@ class Reading:
                         continue
                     if data == b"[DONE]":
                         self.progress.phase = "done"
-                        yield event
+                        yield DONE
                         await _drain(chunks)
                         return
                     facts = self._facts(data)
                     self._note(facts)
                     if not (self.request.drops_usage and facts.usage and not facts.choices):
                         yield event
-        if self.answer.finish is None or splitter.rest.strip():
+        said = events.data_of(splitter.rest) == b"[DONE]"  # and closed at once, without the blank line
+        if not said and (self.answer.finish is None or splitter.rest.strip()):
             words = f"{self._name} ended its answer in the middle."
             raise UpstreamUnavailable(words, self._name, "cut")
         # Some never say it; the finish_reason was there, so the answer is whole.
@@ -134,8 +135,10 @@ class Reading:
         return facts
 
     def _note(self, facts: Facts) -> None:
-        self.answer.usage = facts.usage or self.answer.usage
         self.answer.finish = facts.finish or self.answer.finish
+        if facts.usage or facts.choices:  # words after a usage are words that it did not count
+            self.answer.usage = facts.usage
+            self.progress.billed = self.answer.finish is not None and not facts.choices
         self.answer.model = facts.model or self.answer.model
 
     async def _refusal(self) -> UpstreamError:

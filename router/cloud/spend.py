@@ -128,7 +128,8 @@ class Spend:
     def _check(self, upstream: Upstream, caller: str | None, micro: int) -> None:
         day = self._today()
         if self._month != (month := f"{day:%Y-%m}"):
-            self._books.forget_before(month)
+            # The month that we come from stays: a clock that was wrong comes back to it.
+            self._books.forget_before(min(month, self._month))
             self._month = month
         accounts: list[tuple[str | None, Budget]] = [(None, upstream.budget)]
         if caller is not None and caller in upstream.budgets_by_key:

@@ -29,6 +29,12 @@ def test_everything_goes_on_also_what_local_models_cannot_do() -> None:
     assert (found.path, found.stream, found.caller) == ("chat/completions", True, "al")
 
 
+def test_what_metadata_said_to_us_does_not_go_on() -> None:
+    assert "metadata" not in call(metadata={"accuracy": "high"}).body
+    assert call(metadata={"accuracy": "high", "user": "3"}).body["metadata"] == {"user": "3"}
+    assert call(metadata=["accuracy"]).body["metadata"] == ["accuracy"]
+
+
 def test_the_limit_of_an_answer_is_the_clients() -> None:
     assert call().max_tokens is None
     assert call(max_tokens=5).max_tokens == 5

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from starlette.datastructures import Headers
 
 from router.api import wire
 from router.api.dialect import ChatBody, EmbeddingBody
@@ -17,7 +18,7 @@ from router.routing.plan import Wishes
 
 
 def said(headers: dict[str, str] | None = None, **body: Any) -> Wishes:
-    return wishes(headers or {}, wire.decode(json.dumps({"model": "m", **body}).encode(), ChatBody))
+    return wishes(Headers(headers), wire.decode(json.dumps({"model": "m", **body}).encode(), ChatBody))
 
 
 def test_who_says_nothing_wishes_nothing() -> None:
@@ -29,6 +30,15 @@ def test_who_says_nothing_wishes_nothing() -> None:
 def test_a_request_may_be_kept_on_this_machine(value: str) -> None:
     assert said({"x-router-local-only": value}).local_only
     assert not said({"x-router-local-only": "false"}).local_only
+
+
+def test_of_two_headers_the_one_that_forbids_counts() -> None:
+    name = b"x-router-local-only"
+    body = wire.decode(b'{"model": "m"}', ChatBody)
+    for first, second in ((b"false", b"true"), (b"true", b"false")):
+        assert wishes(Headers(raw=[(name, first), (name, second)]), body).local_only
+    with pytest.raises(InvalidRequest):
+        wishes(Headers(raw=[(name, b"false"), (name, b"ture")]), body)
 
 
 def test_accuracy_is_asked_for_in_three_ways() -> None:
@@ -59,7 +69,7 @@ def test_a_provider_is_read_in_openrouters_words_and_the_rest_of_it_left_alone()
 
 def test_embeddings_may_wish_too() -> None:
     body = wire.decode(b'{"model": "m", "provider": {"allow_fallbacks": false}}', EmbeddingBody)
-    assert wishes({}, body) == Wishes(fallbacks=False)
+    assert wishes(Headers(), body) == Wishes(fallbacks=False)
 
 
 @pytest.mark.parametrize(

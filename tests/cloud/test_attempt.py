@@ -72,6 +72,15 @@ def test_an_answer_whose_usage_nobody_told_costs_the_worst() -> None:
     assert tried.settled == [500]
 
 
+async def test_a_usage_told_in_the_middle_is_not_the_bill_of_who_left() -> None:
+    tried = Try()
+    tried.it.answer.events = words(b"a")
+    tried.it.answer.usage = Usage(10, 0)
+    tried.it.begun()
+    tried.it.closed()
+    assert tried.settled == [500]
+
+
 async def test_a_stream_is_over_at_its_end() -> None:
     tried = Try()
     tried.it.answer.events = words(b"a", b"b")

@@ -43,6 +43,18 @@ def test_what_is_known_is_read() -> None:
     assert facts_of(data) == Facts(Usage(10, 2, 3), "stop", "m", None, 1)
 
 
+def test_a_usage_that_tells_only_half_is_none() -> None:
+    assert facts_of(b'{"choices": [{}], "usage": {"prompt_tokens": 10}}').usage is None
+    assert facts_of(b'{"choices": [], "usage": {"prompt_tokens": 10}}').usage is None
+
+
+def test_a_byte_order_mark_before_the_first_event_goes() -> None:
+    splitter = Splitter()
+    assert splitter.feed(b"\xef\xbb") == []
+    assert splitter.feed(b"\xbfdata: 1\n\ndata: 2\n\n") == [b"data: 1\n\n", b"data: 2\n\n"]
+    assert splitter.feed(b"\xef\xbb\xbfdata: 3\n\n") == [b"\xef\xbb\xbfdata: 3\n\n"]
+
+
 def test_embeddings_have_no_completion() -> None:
     assert facts_of(b'{"usage": {"prompt_tokens": 10, "total_tokens": 10}}').usage == Usage(10, 0)
 

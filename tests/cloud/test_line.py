@@ -306,6 +306,26 @@ async def test_the_next_address_is_tried_when_one_does_not_answer(tmp_path: Path
     assert b"[DONE]" in received
 
 
+async def test_an_address_that_swallows_all_leaves_time_for_the_next(tmp_path: Path) -> None:
+    ca, file = authority(tmp_path)
+    hung_up = asyncio.Event()
+
+    async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+        hung_up.set()
+
+    async with serving(Endpoint(), ca, "box.test") as there:
+        port = int(there.url.split(":")[2].split("/")[0])
+        async with await asyncio.start_server(mute, "127.0.0.2", port):
+            async with scene(tmp_path, addresses=box({"box.test": ["127.0.0.2", "127.0.0.1"]})) as it:
+                upstream = msgspec.structs.replace(it.upstream, base_url=there.url, ca_file=file)
+                _, received = await it.ask(call(), upstream)
+                await hung_up.wait()
+    assert b"[DONE]" in received
+
+
 async def test_neither_proxies_nor_certificates_of_the_environment_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

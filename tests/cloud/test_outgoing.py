@@ -91,6 +91,40 @@ def test_a_limit_in_the_body_cannot_be_larger_than_what_is_reserved() -> None:
     assert sent(PAID, call(body={**HELLO, "max_tokens": 10**6}, max_tokens=5))["max_tokens"] == 5
 
 
+def test_a_limit_that_no_record_could_hold_is_refused_before_it_breaks_others_reservations() -> None:
+    with pytest.raises(InvalidRequest):
+        outgoing.compose(PAID, call(max_tokens=2**63 - 1))
+    outgoing.compose(FREE, call(max_tokens=2**63 - 1))
+
+
+@pytest.mark.parametrize("field", ["models", "fallbacks"])
+@pytest.mark.parametrize("upstream", [FREE, PAID])
+def test_a_client_cannot_choose_another_model_than_the_operator(upstream: Upstream, field: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        outgoing.compose(upstream, call(body={**HELLO, field: ["other/dear"]}))
+    assert caught.value.param == field
+    assert sent(upstream, call(body={**HELLO, field: []}))["model"] == "theirs"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("plugins", [{"id": "web"}]),
+        ("web_search_options", {"search_context_size": "high"}),
+        ("prediction", {"type": "content", "content": "x"}),
+        ("audio", {"voice": "alloy", "format": "wav"}),
+        ("service_tier", "priority"),
+        ("service_tier", ["auto"]),
+    ],
+)
+def test_what_the_price_does_not_cover_is_refused_where_there_is_a_price(field: str, value: object) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        outgoing.compose(PAID, call(body={**HELLO, field: value}))
+    assert caught.value.param == field
+    assert sent(FREE, call(body={**HELLO, field: value}))[field] == value
+    assert sent(PAID, call(body={**HELLO, "service_tier": "flex"}))["service_tier"] == "flex"
+
+
 def test_several_answers_cost_several_times() -> None:
     once = outgoing.compose(PAID, call(prompt_tokens_bound=7, max_tokens=20)).worst
     assert (

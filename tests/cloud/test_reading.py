@@ -53,6 +53,14 @@ async def test_a_stream_of_nothing_but_done_is_complete(it: Scene) -> None:
     assert (received, answer.finish) == (DONE, None)
 
 
+@pytest.mark.parametrize(
+    "end", [b"data:[DONE]\n\n", b"event: done\r\ndata: [DONE]\r\n\r\n", b"data: [DONE]\n"]
+)
+async def test_done_is_told_once_and_in_one_way_however_it_was_written(it: Scene, end: bytes) -> None:
+    it.endpoint.answer = raw_stream(WORD, STOP, end)
+    assert (await it.ask(call()))[1] == WORD + STOP + DONE
+
+
 async def test_what_comes_after_done_is_not_passed_on(it: Scene) -> None:
     it.endpoint.answer = raw_stream(STOP, DONE + WORD, WORD, then="silence")
     assert (await it.ask(call()))[1] == STOP + DONE

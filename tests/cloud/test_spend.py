@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,9 +17,9 @@ import pytest
 from router.cloud.books import Entry
 from router.cloud.journal import Journal, JournalBroken
 from router.cloud.spend import Spend, Spent, seconds_left
-from router.domain.errors import OverBudget, SpendUnknown
+from router.domain.errors import OverBudget, SpendUnknown, UpstreamBroken
 from router.domain.upstreams import Budget, Timeouts, Upstream
-from tests.cloud.endpoint import Endpoint, good, serving
+from tests.cloud.endpoint import Endpoint, chunk, good, raw_stream, serving, usage_chunk
 from tests.cloud.scene import HELLO, PRICE, call, scene
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
@@ -240,6 +241,50 @@ async def start(arguments: list[str]) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.cloud.spender", *arguments, stdout=asyncio.subprocess.PIPE
     )
+
+
+COUNTED: Any = {"prompt_tokens": 10, "completion_tokens": 0}
+
+
+@pytest.mark.parametrize("then", ["cut", "end"])
+async def test_a_usage_that_later_words_belie_is_not_believed(tmp_path: Path, then: str) -> None:
+    """Some tell it with each event: what is told last counts, and only if nothing came after it."""
+    async with scene(tmp_path) as it:
+        upstream = msgspec.structs.replace(it.upstream, price=PRICE, max_tokens=5)
+        first = chunk("m", {"content": "a"}, usage=COUNTED)
+        rest = [chunk("m", {"content": "b"}), chunk("m", {}, "stop"), b"data: [DONE]\n\n"]
+        it.endpoint.answer = raw_stream(first, *(rest if then == "end" else []), then=then)
+        async with it.cloud.open(upstream, call()) as answer:
+            assert answer.events is not None
+            with contextlib.suppress(UpstreamBroken):
+                [event async for event in answer.events]
+        assert answer.cost == answer.reserved > 10
+
+
+async def test_the_last_usage_counts_though_a_client_leaves_before_done(tmp_path: Path) -> None:
+    async with scene(tmp_path) as it:
+        upstream = msgspec.structs.replace(it.upstream, price=PRICE, max_tokens=5)
+        it.endpoint.answer = raw_stream(
+            chunk("m", {}, "stop"), usage_chunk("m", 10, 2), b": x\n\n", then="cut"
+        )
+        async with it.cloud.open(
+            upstream, call(body={**HELLO, "stream_options": {"include_usage": True}})
+        ) as answer:
+            assert answer.events is not None
+            with contextlib.suppress(UpstreamBroken):
+                [event async for event in answer.events]
+        assert answer.cost == 30
+
+
+async def test_a_clock_that_was_wrong_for_a_moment_brings_no_money_back(tmp_path: Path) -> None:
+    upstream, clock = big(budget=Budget(month=100)), Clock()
+    async with spending(tmp_path, clock) as it:
+        (await it.reserve(upstream, None, 80)).settle(None)
+        clock.now += 400 * DAY
+        (await it.reserve(upstream, None, 1)).settle(0)
+        clock.now -= 400 * DAY
+        with pytest.raises(OverBudget):
+            await it.reserve(upstream, None, 80)
 
 
 async def test_a_request_without_a_limit_gets_the_one_that_was_reserved(tmp_path: Path) -> None:
