@@ -100,6 +100,6 @@ UNREADABLE = [b'"\xff"', b'{"accuracy": "\xff", "allow_fallbacks": "\xff"}', b'{
 def test_a_wish_that_cannot_be_read_is_refused_or_means_nothing(field: str, value: bytes) -> None:
     raw = b'{"model": "m", "' + field.encode() + b'": ' + value + b"}"
     try:
-        assert wishes({}, wire.decode(raw, ChatBody)) == Wishes()
+        assert wishes(Headers(), wire.decode(raw, ChatBody)) == Wishes()
     except InvalidRequest as error:
         assert error.message
