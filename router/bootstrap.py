@@ -56,6 +56,21 @@ class _Server(uvicorn.Server):
         yield
 
 
+def run(settings: Settings, ready: Callable[[Registry, str], None] | None = None) -> None:
+    """`serve`, on an event loop of its own."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(serve(settings, ready))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """uvloop where it is installed: a relayed token costs less processor time on it, and gaps are more even."""
+    try:
+        import uvloop
+    except ImportError:  # not made for every system
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
 async def serve(settings: Settings, ready: Callable[[Registry, str], None] | None = None) -> None:
     """
     Run the gateway until SIGTERM or SIGINT. `ready` is called once with the registry and the URL.

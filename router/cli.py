@@ -100,8 +100,6 @@ def serve(
     as_json: Annotated[bool, typer.Option("--json", help="JSON log lines and a JSON ready line.")] = False,
 ) -> None:
     """Serve the models of a registry until SIGTERM or Ctrl-C."""
-    import asyncio
-
     from router import bootstrap, display, telemetry
     from router.settings import Settings, warm
 
@@ -126,7 +124,7 @@ def serve(
 
     with _exits(as_json, RouterError, 2):
         telemetry.configure_logging(log_level, settings.log_json)
-        asyncio.run(bootstrap.serve(settings, ready))
+        bootstrap.run(settings, ready)
 
 
 # The registry ----------------------------------------------------------------------------------------------

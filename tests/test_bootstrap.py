@@ -7,11 +7,13 @@ import gc
 import os
 import signal
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from router import bootstrap
 from router.bootstrap import CannotServe, Ends, check_open, check_origins, listen, spare_the_collector, usable
 from router.domain.models import Limits, LocalModel
 from router.registry.loader import Key, Registry
@@ -115,3 +117,11 @@ async def test_a_gpu_that_the_engine_was_not_built_for_is_none(offloads: bool) -
     found = (Device("gpu0", "cuda", 9, 9), Device("host", "cpu", 9, 9))
     launcher: Any = FakeLauncher(offloads)
     assert await usable(launcher, found) == (found if offloads else found[1:])
+
+
+def test_the_gateway_runs_on_uvloop_and_without_it_on_asyncios_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = bootstrap._loop_factory()()
+    loop.close()
+    assert type(loop).__module__ == "uvloop"
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    assert bootstrap._loop_factory() is asyncio.new_event_loop
