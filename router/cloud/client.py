@@ -157,7 +157,11 @@ class Cloud:
                 raise
             log.info("trying an upstream once more", upstream=upstream.name, reason=error.reason)
         await asyncio.sleep(pause)
-        return await stack.enter_async_context(self._tried(desk, upstream, request, call, 2))
+        try:
+            return await stack.enter_async_context(self._tried(desk, upstream, request, call, 2))
+        except UpstreamError as error:
+            error.tries = 2
+            raise
 
     @contextlib.asynccontextmanager
     async def _tried(
@@ -204,6 +208,8 @@ class Cloud:
                 raise
         except UpstreamError as error:
             self._report.ended(upstream.name, outcome(error))
+            for note in getattr(error, "__notes__", ()):
+                log.warning("an upstream cannot be asked", upstream=upstream.name, reason=note)
             raise
         answer = CloudAnswer(0, upstream.name, charge.worst, attempts=number)
         return key, Attempt(upstream, desk.breaker, given, charge, self._report, self._clock, answer)

@@ -32,6 +32,8 @@ _OURS = {
 }
 """Statuses that are about how the operator set the upstream up, not about the request."""
 _LATER = frozenset({408, 409, 425, 429})
+_WAITED = frozenset({504, 524})
+"""A proxy gave up waiting; what is behind it may have answered, and billed."""
 
 NAMED = (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError, AddressRefused, NoAddress, BadAnswer, OSError)
 
@@ -97,7 +99,7 @@ def of_status(
     if status in _OURS:
         return UpstreamUnavailable(f"{upstream} {_OURS[status]} ({status}).", upstream, "setup")
     if status in _LATER or not 400 <= status < 500:
-        reason = "rate_limited" if status == 429 else "status"
+        reason = "rate_limited" if status == 429 else "timeout" if status in _WAITED else "status"
         words = (
             f"{upstream} takes no more requests now (429)."
             if status == 429

@@ -1,7 +1,7 @@
 """
 The operator's key for an upstream: read when it is used, from where the registry says it is.
 
-The one rule: a key's value is in no error, no log, no repr; only the place where it should be is named.
+The one rule: a key's value is in no error, no log, no repr; only the place where it should be is named, in a note.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def read(upstream: Upstream, environment: Mapping[str, str] = os.environ) -> str
     """
     The key, or None where the upstream needs none. A file is read anew each time, so that keys can be rotated.
 
-    Raises UpstreamUnavailable(reason="key"): another candidate may do.
+    Raises UpstreamUnavailable(reason="key"): another candidate may do. Its note says what is wrong where.
     """
     source = upstream.api_key
     if source is None:
@@ -33,8 +33,10 @@ def read(upstream: Upstream, environment: Mapping[str, str] = os.environ) -> str
         missing = "holds what is no key: one line of printable ASCII is"
     if missing or not key:
         place = f"environment variable {source.name}" if source.kind == "env" else f"file {source.name}"
-        message = f"The key of {upstream.name} cannot be had: the {place} {missing or 'is empty'}."
-        raise UpstreamUnavailable(message, upstream.name, "key")
+        error = UpstreamUnavailable(f"The gateway has no key for {upstream.name}.", upstream.name, "key")
+        # For the operator: a client is told no paths of this machine.
+        error.add_note(f"the {place} {missing or 'is empty'}")
+        raise error
     return key
 
 

@@ -19,14 +19,14 @@ from router.domain.upstreams import Upstream
 PART_TOKENS = 40_000
 """What an image, a sound or a file in a message is counted as: a URL says nothing of the tokens behind it."""
 _LIMITS = ("max_tokens", "max_completion_tokens")
-MOST_TOKENS = 10_485_760
-"""Of an answer, at a priced upstream: what it costs must be a number that the record can hold."""
-
-
+MOST_MICRO = 10**15
+"""Of one request: a cost that the record could not hold would break the reservations of others, too."""
 _CHOOSE = ("models", "fallbacks")
 """With these a client would choose who answers, past the operator (OpenRouter, LiteLLM)."""
 _COST_MORE = ("plugins", "web_search_options", "prediction", "audio")
 """What is billed beside the tokens that we count, or at another price."""
+_TOOLS = (None, "function", "custom")
+"""Tools that the client runs; what an endpoint runs itself, a web search, it bills by the call."""
 _TIERS = (None, "auto", "default", "flex")
 
 
@@ -59,6 +59,8 @@ def compose(upstream: Upstream, call: CloudCall) -> Outgoing:
         if prompt is None:
             prompt = prompt_bound(written, body)
         worst = upstream.cost(prompt * _prompts_sent(body), limit * _answers(body))
+        if worst > MOST_MICRO:
+            raise InvalidRequest("The request could cost more than can be reckoned with.", "max_tokens")
     return Outgoing("POST", call.path, written, call.stream, drops_usage, worst)
 
 
@@ -103,10 +105,15 @@ def _refuse_wider(upstream: Upstream, body: Mapping[str, Any]) -> None:
     for name in _CHOOSE if upstream.price is None else _CHOOSE + _COST_MORE:
         if body.get(name):
             raise InvalidRequest(f"'{name}' may not be sent to {upstream.name}: the operator chose it.", name)
-    if upstream.price is not None and body.get("service_tier") not in _TIERS:
+    if upstream.price is None:
+        return
+    if body.get("service_tier") not in _TIERS:
         raise InvalidRequest(
             f"'service_tier' at {upstream.name} may be auto, default or flex.", "service_tier"
         )
+    tools = body.get("tools")
+    if isinstance(tools, list) and any(isinstance(t, Mapping) and t.get("type") not in _TOOLS for t in tools):
+        raise InvalidRequest(f"'tools' at {upstream.name} may be functions only.", "tools")
 
 
 def _limit(upstream: Upstream, call: CloudCall, body: dict[str, Any]) -> int:
@@ -115,8 +122,6 @@ def _limit(upstream: Upstream, call: CloudCall, body: dict[str, Any]) -> int:
         return 0
     limit = upstream.max_tokens if call.max_tokens is None else call.max_tokens
     if upstream.price is not None:
-        if limit > MOST_TOKENS:
-            raise InvalidRequest(f"'max_tokens' may be {MOST_TOKENS} at most.", "max_tokens")
         said = [name for name in _LIMITS if body.pop(name, None) is not None]
         body[said[-1] if said else upstream.max_tokens_field] = limit
     return limit

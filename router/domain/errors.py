@@ -117,6 +117,9 @@ class ShuttingDown(Unavailable):
 class UpstreamError(RouterError):
     """Something about an upstream; `upstream` is its name in the registry, `message` never holds a key."""
 
+    tries = 1
+    """How often it was asked."""
+
     def __init__(self, message: str, upstream: str) -> None:
         super().__init__(message)
         self.upstream = upstream

@@ -32,6 +32,8 @@ def reason(error: errors.RouterError) -> str | None:
 
 def tries(error: errors.RouterError) -> int:
     """How often a candidate was asked before it ended like this (`dispatch` asks a second worker after a crash)."""
+    if isinstance(error, errors.UpstreamError):
+        return error.tries
     return 2 if isinstance(error, errors.WorkerCrashed) else 1
 
 

@@ -139,7 +139,7 @@ async def test_a_request_that_would_wait_too_long_spills_and_is_still_served_her
     house.endpoint.answer = status(500)
     call = await house.chat("eager")
     assert call.headers["x-router-served-by"].startswith("eager#")
-    assert call.headers["x-router-attempts"] == "2"
+    assert call.headers["x-router-attempts"] == "3"
     monkeypatch.setattr(
         type(house.scene.house.residency), "expected_wait", lambda _, model: 4.9, raising=False
     )

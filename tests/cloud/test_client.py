@@ -65,7 +65,7 @@ async def test_a_hung_up_connection_is_tried_again_and_then_given_up(tmp_path: P
         it.endpoint.answer = hang_up
         with pytest.raises(UpstreamUnavailable) as caught:
             await it.ask(call())
-    assert (caught.value.reason, len(it.endpoint.seen)) == ("cut", 2)
+    assert (caught.value.reason, caught.value.tries, len(it.endpoint.seen)) == ("cut", 2, 2)
 
 
 @pytest.mark.parametrize("answer", [silence, status(400), status(401), status(429, retry_after="60")])

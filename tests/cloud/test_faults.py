@@ -31,6 +31,8 @@ def refusal(
         (429, "rate_limited"),
         (500, "status"),
         (503, "status"),
+        (504, "timeout"),
+        (524, "timeout"),
         (529, "status"),
         (600, "status"),
     ],

@@ -36,21 +36,24 @@ def test_what_is_no_key_is_refused_and_not_shown(value: str) -> None:
     with pytest.raises(UpstreamUnavailable) as caught:
         keys.read(keyed("env", "BIG_KEY"), {"BIG_KEY": value})
     assert caught.value.reason == "key"
-    assert "environment variable BIG_KEY" in caught.value.message
-    assert "nary" not in caught.value.message
+    assert "environment variable BIG_KEY" in caught.value.__notes__[0]
+    assert "nary" not in f"{caught.value} {caught.value.__notes__}"
 
 
-def test_a_missing_one_is_named_by_its_place(tmp_path: Path) -> None:
-    with pytest.raises(UpstreamUnavailable, match="environment variable BIG_KEY is not set"):
-        keys.read(keyed("env", "BIG_KEY"), {})
-    with pytest.raises(UpstreamUnavailable, match=r"none cannot be read \(No such file"):
-        keys.read(keyed("file", str(tmp_path / "none")))
+def note(source: Upstream) -> str:
+    with pytest.raises(UpstreamUnavailable) as caught:
+        keys.read(source, {})
+    assert caught.value.message == "The gateway has no key for big."
+    return caught.value.__notes__[0]
+
+
+def test_a_missing_one_is_named_by_its_place_to_the_operator_and_not_to_the_client(tmp_path: Path) -> None:
+    assert note(keyed("env", "BIG_KEY")) == "the environment variable BIG_KEY is not set"
+    assert "none cannot be read (No such file" in note(keyed("file", str(tmp_path / "none")))
 
 
 def test_a_pipe_or_a_large_file_stops_nobody(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "large").write_text("x" * 9000)
-    with pytest.raises(UpstreamUnavailable, match="no regular file"):
-        keys.read(keyed("file", str(tmp_path / "pipe")))
-    with pytest.raises(UpstreamUnavailable, match="more than 8192 bytes"):
-        keys.read(keyed("file", str(tmp_path / "large")))
+    assert "no regular file" in note(keyed("file", str(tmp_path / "pipe")))
+    assert "more than 8192 bytes" in note(keyed("file", str(tmp_path / "large")))

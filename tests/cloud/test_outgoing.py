@@ -113,6 +113,7 @@ def test_a_client_cannot_choose_another_model_than_the_operator(upstream: Upstre
         ("web_search_options", {"search_context_size": "high"}),
         ("prediction", {"type": "content", "content": "x"}),
         ("audio", {"voice": "alloy", "format": "wav"}),
+        ("tools", [{"type": "function", "function": {"name": "f"}}, {"type": "web_search"}]),
         ("service_tier", "priority"),
         ("service_tier", ["auto"]),
     ],

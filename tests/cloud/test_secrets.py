@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from router.api import errors as table
-from router.domain.errors import RouterError
+from router.domain.errors import RouterError, UpstreamUnavailable
 from router.domain.upstreams import KeySource
 from router.telemetry import configure_logging
 from tests.cloud.endpoint import Answer, event, good, hang_up, raw_stream, silence, status
@@ -70,6 +70,20 @@ async def test_a_key_is_in_no_error_no_log_no_metric_no_repr(
     assert {seen.headers["authorization"] for seen in it.endpoint.seen} == {f"Bearer {CANARY}"}
     own = [record.getMessage() for record in caplog.records if not record.name.startswith("uvicorn")]
     assert CANARY not in "".join([*said, *own, *capsys.readouterr()])
+
+
+async def test_where_a_key_should_be_is_told_to_the_operator_and_not_to_the_client(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging("info", json=True)
+    async with scene(tmp_path) as it:
+        place = str(tmp_path / "no-such-key")
+        upstream = msgspec.structs.replace(it.upstream, api_key=KeySource("file", place))
+        with pytest.raises(UpstreamUnavailable) as caught:
+            await it.ask(call(), upstream)
+    structlog.reset_defaults()
+    assert place not in str(table.envelope(caught.value, "r1"))
+    assert place in "".join([*caplog.messages, *capsys.readouterr()])
 
 
 async def test_a_key_goes_only_to_the_upstream_it_is_for(
