@@ -132,7 +132,8 @@ async def _run(
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         watch = weighing.watch(lambda: spares.pids, residency.device_free)
         stack.callback(tasks.create_task(watch, name="weighing").cancel)
-        stack.callback(tasks.create_task(heat.watch(Thermals(found), metrics), name="heat").cancel)
+        hot = heat.Pacing(lambda: catalog.current.max_temperatures, residency.device_paced)
+        stack.callback(tasks.create_task(heat.watch(Thermals(found), metrics, hot), name="heat").cancel)
         await _serve_http(
             settings, house, listener, lambda: ready(registry, _url(listener)) if ready else None
         )

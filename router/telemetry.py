@@ -99,6 +99,10 @@ class Metrics:
         self.device_slowed = self._gauge(
             "router_device_slowed", "1 while this reason lowers a device's clocks", "device", "reason"
         )
+        self.device_pace = self._gauge(
+            "router_device_pace_ratio", "Share of their slots that models on a device may use", "device"
+        )
+        """Below 1 only while it is or was at its max_temperature."""
         self.device_bytes = self._gauge("router_device_bytes", "Bytes of a device's memory", "device", "kind")
         """kind: budget | used (resident) | reserved (loading, leaving) | quarantined (not reaped) | strangers | free"""
         self.model_bytes_error = self._gauge(

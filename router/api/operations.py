@@ -184,6 +184,7 @@ async def running(request: Request, house: House, record: Record) -> Response:
         "running": [_instance(i, models.get(i.model)) for i in seen],
         "memory": view.memory.kinds(),
         "devices": {device: memory.kinds() for device, memory in view.devices.items()},
+        "paces": dict(view.paces),
         "waiting": dict(view.waiting),
         "failed": dict(view.failed),
         "cloud": [_upstream(v, house) for v in house.cloud.views() if record.may_use(v.upstream)],

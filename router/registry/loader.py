@@ -79,6 +79,8 @@ class Registry:
     routes: Mapping[str, Route] = field(default_factory=dict)
     linked: bool = False
     """The GPUs are connected by NVLink."""
+    max_temperatures: Mapping[str, int] = field(default_factory=dict)
+    """Degrees Celsius at which a device is paced; devices without a limit are left out."""
 
     def with_models(self, models: Mapping[str, LocalModel], warnings: Sequence[str] = ()) -> Registry:
         """The same registry with other values for its models, and more to warn of."""
@@ -158,6 +160,7 @@ class _Load:
             aliases=MappingProxyType(aliases),
             budgets=share.budgets,
             linked=share.linked,
+            max_temperatures=share.max_temperatures,
             keys=tuple(_key(key, aliases) for key in written.keys or ()),
             limits=limits,
             warnings=tuple(w.line(str(self._path)) for w in document.in_order(self._warnings)),

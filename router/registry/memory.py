@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from router.registry import schema
 from router.registry.quantities import Share
@@ -22,12 +22,16 @@ _GPU = re.compile(r"gpu(0|[1-9][0-9]{0,2})")
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """`budgets`: bytes of each device that models may hold, GPUs first. `warnings` are for the operator."""
+    """
+    `budgets`: bytes of each device that models may hold, GPUs first. `max_temperatures`: degrees Celsius, of
+    those that have a limit. `warnings` are for the operator.
+    """
 
     budgets: Mapping[str, int]
     linked: bool = False
     """The GPUs are connected by NVLink."""
     warnings: tuple[str, ...] = ()
+    max_temperatures: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def has_gpu(self) -> bool:
@@ -42,7 +46,8 @@ def choose(found: Sequence[Device], declared: Mapping[str, schema.Device] | None
     """
     if not found and not declared:
         raise ValueError("no device was found: declare one with a budget in bytes")
-    wanted = _named(found, declared) if declared else {d.name: _SHARES[d.kind] for d in found}
+    named = _named(found, declared) if declared else {}
+    wanted = {name: d.budget for name, d in named.items()} or {d.name: _SHARES[d.kind] for d in found}
     budgets: dict[str, int] = {}
     warnings: list[str] = []
     for name, budget in wanted.items():
@@ -53,7 +58,8 @@ def choose(found: Sequence[Device], declared: Mapping[str, schema.Device] | None
     if HOST not in budgets and host is not None:
         budgets[HOST] = _bytes(found, HOST, _SHARES["cpu"])
     linked = all(d.linked for d in found if d.name in budgets and d.kind == "cuda")
-    return Memory(dict(sorted(budgets.items(), key=_gpus_first)), linked, tuple(warnings))
+    hot = {name: d.max_temperature for name, d in named.items() if name != HOST and d.max_temperature}
+    return Memory(dict(sorted(budgets.items(), key=_gpus_first)), linked, tuple(warnings), hot)
 
 
 def show(size: int) -> str:
@@ -61,15 +67,17 @@ def show(size: int) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
-def _named(found: Sequence[Device], declared: Mapping[str, schema.Device]) -> dict[str, int | Share]:
+def _named(found: Sequence[Device], declared: Mapping[str, schema.Device]) -> dict[str, schema.Device]:
     """`auto` is the first GPU; without one it is the host, and nothing where the host is declared as well."""
-    wanted = {name: device.budget for name, device in declared.items() if name != AUTO}
+    if HOST in declared and declared[HOST].max_temperature is not None:
+        raise ValueError("the host takes no max_temperature: only GPUs say how hot they are")
+    wanted = {name: device for name, device in declared.items() if name != AUTO}
     if AUTO in declared:
         gpu = next((device.name for device in found if device.kind == "cuda"), None)
         if gpu in wanted:
             raise ValueError(f"auto is {gpu} here, which has a budget of its own")
         if gpu is not None or HOST not in wanted:
-            wanted[gpu or HOST] = declared[AUTO].budget
+            wanted[gpu or HOST] = declared[AUTO]
     strange = [name for name in wanted if name != HOST and not _GPU.fullmatch(name)]
     if strange:
         raise ValueError(f"expected gpu0, gpu1, ..., host or auto, got {strange[0]}")

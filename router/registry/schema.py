@@ -47,6 +47,11 @@ class Device(Section):
 
     budget: DeviceBudget
     """What models may hold of it in all: a share (80%) or bytes (9GiB). The rest is headroom."""
+    max_temperature: Annotated[int, Field(ge=50, le=110)] | None = None
+    """
+    Degrees Celsius of a GPU. At or above it, models on it run ever fewer requests at once, down to an eighth of
+    their slots and at least one; 5 degrees below it ever more again. Nothing that runs is cut. Default: no limit.
+    """
 
 
 class Limits(Section):

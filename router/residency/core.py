@@ -52,6 +52,8 @@ class Residency(WaitingRoom):
                 self.tables.instances.pop(instance, None)
             case events.DeviceFree():
                 self.tables.free_beside = dict(event.free_beside)
+            case events.DevicePaced():
+                self.tables.shares = dict(event.shares)
             case events.ModelsDesired():
                 self._desired(event)
             case events.UnloadRequested(_, name):

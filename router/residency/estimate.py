@@ -55,7 +55,7 @@ def expected_wait(
     if instance.phase is Phase.LOADING:
         rest = _rest_of_load(instance, pace, now, progress.get(instance.id, 0.0))
         return Wait(own, rest + _turns(own, 0, model, pace))
-    return Wait(own, _turns(own, len(instance.leases), model, pace, instance.slots))
+    return Wait(own, _turns(own, len(instance.leases), model, pace, tables.places(instance)))
 
 
 def _turns(own: int, busy: int, model: LocalModel, pace: Pace, slots: int | None = None) -> float:

@@ -96,6 +96,14 @@ class DeviceFree:
 
 
 @dataclass(frozen=True, slots=True)
+class DevicePaced:
+    """How much of their slots models on a hot device may use, 0 to 1. Devices that are not named: all of them."""
+
+    at: float
+    shares: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelsDesired:
     """The whole registry, not a diff: residency is told levels, not edges."""
 
@@ -132,6 +140,7 @@ Event = (
     | WorkerStuck
     | WorkerExited
     | DeviceFree
+    | DevicePaced
     | ModelsDesired
     | UnloadRequested
     | ShutdownRequested

@@ -105,9 +105,7 @@ class _Life:
 
 
 class ResidencyManager:
-    """
-    Enter it before use. `clock` gives seconds and never goes back.
-    """
+    """Enter it before use. `clock` gives seconds and never goes back."""
 
     def __init__(
         self,
@@ -190,6 +188,10 @@ class ResidencyManager:
         now, before = self._clock(), self._core.tables.in_force
         self._post(events.DeviceFree(now, free_beside))
         self._report.strangers(before, self._core.tables)
+
+    def device_paced(self, shares: Mapping[str, float]) -> None:
+        """How much of their slots models on a hot device may use; said again whenever it changes."""
+        self._post(events.DevicePaced(self._clock(), shares))
 
     def reconcile(self, models: Mapping[str, LocalModel], budgets: Bytes, limits: Limits) -> None:
         """The whole registry as it is now; residency moves towards it."""
@@ -378,10 +380,9 @@ class ResidencyManager:
 
 
 def _worker_view(life: _Life) -> WorkerView:
-    if life.worker is None:
+    if (worker := life.worker) is None:
         return WorkerView(progress=life.progress)
-    measured = together(life.worker.resident.values())
-    worker = life.worker
+    measured = together(worker.resident.values())
     return WorkerView(life.progress, worker.pid, measured, worker.gauges, worker.sandbox)
 
 

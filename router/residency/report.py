@@ -92,6 +92,7 @@ class Report:
 
     def _device_gauges(self) -> None:
         for device, memory in device_views(self._tables).items():
+            self._metrics.device_pace.labels(device).set(self._tables.shares.get(device, 1.0))
             for kind, figure in memory.kinds().items():
                 self._metrics.device_bytes.labels(device, kind).set(figure)
 

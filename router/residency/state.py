@@ -7,7 +7,8 @@ The one rule: tables answer questions about themselves and decide nothing.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -73,10 +74,6 @@ class Instance:
     def idle(self) -> bool:
         return self.phase is Phase.READY and not self.leases
 
-    @property
-    def has_room(self) -> bool:
-        return self.phase is Phase.READY and len(self.leases) < self.slots
-
 
 @dataclass(frozen=True, slots=True)
 class Waiter:
@@ -123,6 +120,8 @@ class Tables:
     limits: Limits
     free_beside: Bytes = field(default_factory=dict)
     """Bytes that other processes leave; a device that is not named has no strangers."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Of its slots that a model on a hot device may use; a device that is not named slows nobody."""
     instances: dict[str, Instance] = field(default_factory=dict)
     waiting: dict[int, Waiter] = field(default_factory=dict)
     """By ticket, lowest rank first."""
@@ -182,6 +181,15 @@ class Tables:
 
     def serving(self, fingerprint: str) -> Instance | None:
         return next((i for i in self.instances.values() if i.open and i.fingerprint == fingerprint), None)
+
+    def places(self, instance: Instance) -> int:
+        """How many may run there: its slots, fewer while a device that it is on is hot, and always one."""
+        on = (device for device, size in instance.placement.bytes.items() if size > 0)
+        share = min((self.shares.get(device, 1.0) for device in on), default=1.0)
+        return max(1, math.ceil(instance.slots * share))
+
+    def has_room(self, instance: Instance) -> bool:
+        return instance.phase is Phase.READY and len(instance.leases) < self.places(instance)
 
     def waiting_for(self, fingerprint: str) -> Iterator[Waiter]:
         return (w for w in self.waiting.values() if w.fingerprint == fingerprint)

@@ -100,6 +100,8 @@ class HouseView:
     fingerprints: Mapping[str, str]
     """Model -> the version that the registry names now."""
     shutting_down: bool
+    paces: Mapping[str, float]
+    """Device -> how much of their slots models on it may use; devices without a limit are left out."""
 
     @property
     def memory(self) -> DeviceView:
@@ -143,6 +145,7 @@ def house_view(tables: Tables, now: float, workers: Mapping[str, WorkerView]) ->
         failed=_failed(tables, now),
         fingerprints={name: model.fingerprint for name, model in tables.desired.items()},
         shutting_down=tables.shutting_down,
+        paces=dict(tables.shares),
     )
 
 

@@ -45,7 +45,7 @@ class WaitingRoom(Claims):
         tables, limits = self.tables, self.tables.limits
         same = sum(1 for _ in tables.waiting_for(waiter.fingerprint))
         instance = tables.serving(waiter.fingerprint)
-        if instance is not None and instance.has_room and not same:
+        if instance is not None and tables.has_room(instance) and not same:
             return None  # served at once, however long the queue for other models is
         if same >= limits.max_waiting_per_model:
             text = f"{same} requests wait for {waiter.model.name} already."
@@ -79,7 +79,7 @@ class WaitingRoom(Claims):
         claimant: Waiter | None = None
         for waiter in list(tables.waiting.values()):
             instance = there.get(waiter.fingerprint)
-            if instance is not None and instance.has_room:
+            if instance is not None and tables.has_room(instance):
                 self._grant(waiter, instance, now)
                 continue
             if instance is None and waiter.fingerprint not in hopeless:

@@ -61,6 +61,12 @@ async def test_a_scrape_shows_the_names_and_wakes_nobody(house: Scene) -> None:
     assert house.launcher.workers == {}
 
 
+async def test_the_pace_of_a_hot_device_is_shown(house: Scene) -> None:
+    assert (await house.ask("GET", "/running")).json["paces"] == {}
+    house.house.residency.device_paced({"host": 0.5})
+    assert (await house.ask("GET", "/running")).json["paces"] == {"host": 0.5}
+
+
 async def test_a_load_answers_at_once_and_goes_on_behind(house: Scene) -> None:
     house.launcher.gates[A.name] = asyncio.Event()
     for _ in range(3):  # asking again is no error and starts nothing twice

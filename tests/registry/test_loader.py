@@ -127,6 +127,18 @@ def test_a_flood_of_problems_is_cut(folder: Folder) -> None:
             "devices: {gpu7: {budget: 80%}}\n" + ONE,
             "registry.yaml:1:17: devices.gpu7: a share needs a device",
         ),
+        (
+            "devices: {gpu0: {budget: 9GiB, max_temperature: 40}}\n" + ONE,
+            "registry.yaml:1:49: devices.gpu0.max_temperature: expected at least 50",
+        ),
+        (
+            "devices: {gpu0: {budget: 9GiB, max_temperature: 84%}}\n" + ONE,
+            "registry.yaml:1:49: devices.gpu0.max_temperature: expected an integer",
+        ),
+        (
+            "devices: {host: {budget: 1GiB, max_temperature: 84}}\n" + ONE,
+            "registry.yaml:1:17: devices.host: the host takes no max_temperature",
+        ),
         ("limits: {backoff: 400s}\n" + ONE, "registry.yaml:1:19: limits.backoff: backoff (400s) is over"),
         (ONE + "keys: [{name: k, sha256: '" + "0" * 64 + "', models: [b]}]", "no model or alias 'b'"),
     ],

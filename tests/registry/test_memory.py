@@ -100,3 +100,23 @@ def test_without_any_device_a_declared_one_is_asked_for() -> None:
 def test_bytes_for_people() -> None:
     assert show(9 * 2**30) == "9.0 GiB"
     assert show(750_000_000) == "715 MiB"
+
+
+def test_a_limit_of_temperature_goes_with_its_gpu_and_auto_on_the_host_has_none() -> None:
+    warm = schema.Device.model_validate({"budget": 300, "max_temperature": 84})
+    assert choose([GPU0, HOST], {"auto": warm}).max_temperatures == {"gpu0": 84}
+    assert choose([HOST], {"auto": warm}).max_temperatures == {}
+    assert choose([GPU0, HOST], declared(gpu0=300)).max_temperatures == {}
+    assert choose([GPU0, HOST], None).max_temperatures == {}
+
+
+@pytest.mark.parametrize("degrees", [49, 111, -1, 84.5, "84", True])
+def test_a_limit_that_makes_no_sense_is_refused(degrees: object) -> None:
+    with pytest.raises(ValueError, match="max_temperature"):
+        schema.Device.model_validate({"budget": 300, "max_temperature": degrees})
+
+
+def test_the_host_has_no_limit_since_it_does_not_say_how_hot_it_is() -> None:
+    warm = schema.Device.model_validate({"budget": 300, "max_temperature": 84})
+    with pytest.raises(ValueError, match="the host takes no max_temperature"):
+        choose([GPU0, HOST], {"host": warm})

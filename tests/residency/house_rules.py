@@ -6,7 +6,7 @@ The one rule: the referee keeps its own books and looks into the core's tables o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from router.domain.errors import LeaseTimeout, QueueFull, ShuttingDown, WorkerCrashed
@@ -16,6 +16,7 @@ from router.residency.core import Residency
 from router.residency.events import (
     Action,
     DeviceFree,
+    DevicePaced,
     Event,
     GrantLease,
     LeaseReleased,
@@ -45,6 +46,7 @@ class Process:
     model: LocalModel
     engine: EngineOptions
     """As it was placed."""
+    devices: frozenset[str]
     bytes: Bytes
     up: bool = False
     dying: bool = False
@@ -73,6 +75,7 @@ class Referee:
         self.booked: Bytes = {}
         self.deaths: dict[str, list[float]] = {}
         self.free_beside: Bytes = {}
+        self.shares: Mapping[str, float] = {}
         self.squeezed: set[str] = set()
         """Their last load ran out of memory while somebody waited: one more try."""
         self._fell: str | None = None
@@ -128,6 +131,8 @@ class Referee:
                 return dead
             case DeviceFree(_, free_beside):
                 self.free_beside = free_beside
+            case DevicePaced(_, shares):
+                self.shares = shares
             case ModelsDesired(_, models, budgets, limits):
                 self.desired, self.budgets, self.limits = dict(models), budgets, limits
                 known = {m.fingerprint for m in models.values()}
@@ -188,6 +193,7 @@ class Referee:
                 process = self.processes[name]
                 assert process.up and not process.dying, f"a lease on {name}, which is not up"
                 assert len(process.leases) < process.slots, f"{name} has more leases than slots"
+                assert self._may_take(process), f"{name} has more leases than its hot device may run"
                 waiter = self.waiting.pop(ticket)
                 assert waiter.model.fingerprint == process.model.fingerprint
                 same = [w for w in self.waiting.values() if w.model.fingerprint == waiter.model.fingerprint]
@@ -217,7 +223,7 @@ class Referee:
             assert first is not None, f"{name} is loaded for nobody"
             self._check_turn(model.fingerprint)
         assert action.placement in model.placements, f"{name} is placed as nobody said"
-        self.processes[name] = Process(model, action.placement.engine, self.need(model, action.placement))
+        self.processes[name] = self._process(model, action.placement)
         need = [device for device, size in self.processes[name].bytes.items() if size > 0]
         room = {device: size for device, size in self.in_force.items() if device in need}
         assert fits(self._sum(), room), f"{name} does not fit: {self._sum()} of {room}"
@@ -236,6 +242,18 @@ class Referee:
             assert not beside or len(first.model.placements) > 1, (
                 f"the last try came before {beside} had gone"
             )
+
+    def _process(self, model: LocalModel, placement: Placement) -> Process:
+        devices = frozenset(d for d, size in placement.bytes.items() if size > 0)
+        return Process(model, placement.engine, devices, self.need(model, placement))
+
+    def _may_take(self, process: Process) -> bool:
+        """One more: below its slots, and below its share of them; the first one always."""
+        running, share = (
+            len(process.leases),
+            min((self.shares.get(d, 1.0) for d in process.devices), default=1.0),
+        )
+        return running < process.slots and (not running or running < process.slots * share)
 
     def _idle_or_going(self, process: Process) -> bool:
         if process.dying:
@@ -283,7 +301,8 @@ class Referee:
 
     def _check_waiters(self, now: float, actions: Sequence[Action]) -> None:
         tables = self.core.tables
-        ready = {i.fingerprint for i in tables.instances.values() if i.has_room}
+        up = [(i, self.processes[i.id]) for i in tables.instances.values() if i.phase is Phase.READY]
+        ready = {i.fingerprint for i, process in up if self._may_take(process)}
         for waiter in self.waiting.values():
             assert self.deadline(waiter) > now, "a waiter was not told in time"
             assert waiter.model.fingerprint not in ready, "a waiter was passed over"

@@ -244,6 +244,24 @@ class SeesNoStrangers(Residency):
             super()._record(event)
 
 
+class FeelsNoHeat(Residency):
+    """All slots run however hot the device is."""
+
+    def _record(self, event: events.Event) -> None:
+        if not isinstance(event, events.DevicePaced):
+            super()._record(event)
+
+
+class StaysSlow(Residency):
+    """A device that was hot once never runs all its slots again."""
+
+    def _record(self, event: events.Event) -> None:
+        before = self.tables.shares
+        super()._record(event)
+        slowest = {d: min(share, self.tables.shares.get(d, 1.0)) for d, share in before.items()}
+        self.tables.shares = {**self.tables.shares, **slowest}
+
+
 class EvictsForStrangers(Residency):
     """Models are sent away because other processes take memory."""
 
@@ -295,6 +313,8 @@ MUTANTS: tuple[type[Residency], ...] = (
     FreesTheLiving,
     AddsDevicesUp,
     SeesNoStrangers,
+    FeelsNoHeat,
+    StaysSlow,
     EvictsForStrangers,
     RetriesOutOfMemoryForEver,
     RetriesIntoTheSameMemory,

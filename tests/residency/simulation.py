@@ -15,6 +15,7 @@ from router.residency.core import Residency
 from router.residency.events import (
     Action,
     DeviceFree,
+    DevicePaced,
     Event,
     GrantLease,
     LeaseReleased,
@@ -137,6 +138,8 @@ class Life:
             self._at(draw.uniform(0, now), draw.choice([self._edit, self._edit, self._unload]))
         for _ in range(draw.choice([0, 0, 0, 4])):
             self._at(draw.uniform(0, now), self._strangers)
+        for _ in range(draw.choice([0, 0, 0, 6])):
+            self._at(draw.uniform(0, now), self._heat)
         if draw.random() < 0.05:
             self._at(draw.uniform(0, now), self._sleep)
         if draw.random() < 0.2:
@@ -185,6 +188,11 @@ class Life:
         self._setbacks += 1
         device = self.random.choice(list(self.budgets))
         return DeviceFree(at, {device: self.random.choice([2, 8, 99, 99])})
+
+    def _heat(self, at: float) -> Event:
+        """A device becomes hot, or cool again."""
+        device = self.random.choice(list(self.budgets))
+        return DevicePaced(at, {device: self.random.choice([0.125, 0.5, 0.75, 1.0])})
 
     def _sleep(self, at: float) -> Event:
         """The machine was suspended: whatever was to come comes a day later, deadlines and all."""

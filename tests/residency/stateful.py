@@ -16,6 +16,7 @@ from router.domain.models import Limits, LocalModel
 from router.residency.core import Residency
 from router.residency.events import (
     DeviceFree,
+    DevicePaced,
     LeaseReleased,
     LeaseRequested,
     ModelsDesired,
@@ -160,6 +161,10 @@ class HouseMachine(RuleBasedStateMachine):
     @rule(device=st.sampled_from([DEVICE, "gpu1"]), size=st.sampled_from([3, 99, 99]))
     def strangers(self, device: str, size: int) -> None:
         self.referee.tell(DeviceFree(self.now, {device: size}))
+
+    @rule(device=st.sampled_from([DEVICE, "gpu1"]), share=st.sampled_from([0.125, 0.5, 1.0]))
+    def heat(self, device: str, share: float) -> None:
+        self.referee.tell(DevicePaced(self.now, {device: share}))
 
     @rule(seconds=st.sampled_from([0.01, 0.5, 3.0, 7.0, 86_400.0]))
     def wait(self, seconds: float) -> None:

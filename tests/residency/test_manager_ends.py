@@ -9,6 +9,7 @@ import pytest
 
 from router.domain.errors import (
     DoesNotFit,
+    LeaseTimeout,
     LoadFailed,
     ShuttingDown,
 )
@@ -309,6 +310,19 @@ async def test_what_strangers_take_is_shown_and_blocks_loads() -> None:
         assert await _outcome(home, A) is DoesNotFit
         home.manager.device_free(on(99))
         assert await home.use(A) == "a#1"
+
+
+@in_virtual_time
+async def test_a_pace_is_shown_and_held_until_it_changes() -> None:
+    async with house(FakeLauncher(slots=2)) as home:
+        home.manager.device_paced({DEVICE: 0.25})
+        assert home.manager.view().paces == {DEVICE: 0.25}
+        assert home.value("router_device_pace_ratio", device=DEVICE) == 0.25
+        async with home.manager.lease(A):
+            assert await _outcome(home, A, wait=1.0) is LeaseTimeout
+            home.manager.device_paced({})
+            assert await home.use(A) == "a#1"
+        assert home.value("router_device_pace_ratio", device=DEVICE) == 1
 
 
 @in_virtual_time

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pytest
+
 from router.domain.models import Limits
 from router.residency.state import Failures, Instance, Phase, Tables, Waiter
-from tests.residency.playbook import model, on
+from tests.residency.playbook import DEVICE, model, on
 
 A, P = model("a", 4), model("p", 3, pinned=True)
 
@@ -32,9 +34,21 @@ def test_leases_may_be_granted_while_loading_and_ready_only() -> None:
 
 
 def test_room_and_idleness_are_our_own_bookkeeping() -> None:
-    assert [instance(Phase.READY, n).has_room for n in range(3)] == [True, True, False]
+    books = tables()
+    assert [books.has_room(instance(Phase.READY, n)) for n in range(3)] == [True, True, False]
     assert [instance(Phase.READY, n).idle for n in range(2)] == [True, False]
-    assert not instance(Phase.LOADING).idle and not instance(Phase.DRAINING).has_room
+    assert not instance(Phase.LOADING).idle and not books.has_room(instance(Phase.DRAINING))
+
+
+@pytest.mark.parametrize(
+    ("share", "places"), [(1.0, 2), (0.75, 2), (0.5, 1), (0.125, 1), (0.0, 1), (-1.0, 1)]
+)
+def test_a_hot_device_leaves_fewer_places_and_always_one(share: float, places: int) -> None:
+    books = tables()
+    books.shares = {DEVICE: share}
+    assert books.places(instance(Phase.READY)) == places
+    books.shares = {"gpu7": share}
+    assert books.places(instance(Phase.READY)) == 2
 
 
 def test_a_model_can_have_the_budget_less_what_is_pinned_beside_it() -> None:

@@ -9,6 +9,7 @@ from router.domain.errors import DoesNotFit, LoadFailed
 from router.domain.models import Limits
 from router.residency.events import (
     DeviceFree,
+    DevicePaced,
     GrantLease,
     LeaseReleased,
     LeaseRequested,
@@ -19,7 +20,7 @@ from router.residency.events import (
 )
 from router.residency.policy import LONGEST_RETRY
 from tests.residency.core_scene import A, B, C, a_busy, a_ready
-from tests.residency.playbook import Refused, desired, house, model, on, ready, start
+from tests.residency.playbook import DEVICE, Refused, desired, house, model, on, placed, ready, start
 
 
 def test_who_has_a_higher_priority_is_served_before_who_came_shortly_earlier() -> None:
@@ -172,3 +173,25 @@ def test_demand_is_what_was_let_in_and_fades() -> None:
     pace = play.core.tables.paces[A.fingerprint]
     assert demand(pace, 2) == pytest.approx(2.0, abs=0.01)
     assert demand(pace, 2 + HALF_LIFE) == pytest.approx(1.0, abs=0.01)
+
+
+def test_on_a_hot_device_fewer_run_nothing_is_cut_and_who_waits_is_served_once_it_is_cool() -> None:
+    play = a_busy()
+    play << LeaseRequested(2, 2, A) >> [GrantLease(2, "a#1")]
+    play << DevicePaced(3, {DEVICE: 0.5}) >> []
+    play << LeaseRequested(4, 3, A) >> []
+    play << LeaseReleased(5, 1) >> []  # one of two runs still, and one is as many as may
+    play << LeaseReleased(6, 2) >> [GrantLease(3, "a#1")]
+    play << LeaseRequested(7, 4, A) >> []
+    play << DevicePaced(8, {DEVICE: 1.0}) >> [GrantLease(4, "a#1")]
+
+
+def test_on_a_hot_device_one_runs_always_and_a_model_elsewhere_does_not_notice() -> None:
+    elsewhere = placed("e", {"gpu1": 2})
+    play = a_ready()
+    play << desired(3, [A, elsewhere]) >> []
+    play << DevicePaced(4, {DEVICE: 0.0}) >> []
+    play << LeaseRequested(5, 2, A) >> [GrantLease(2, "a#1")]
+    play << LeaseRequested(6, 3, elsewhere) >> [start("e#2", elsewhere, "request")]
+    play << LeaseRequested(7, 4, elsewhere) >> []
+    play << ready(8, "e#2", 2, {"gpu1": 2}) >> [GrantLease(3, "e#2"), GrantLease(4, "e#2")]
