@@ -67,7 +67,8 @@ class Spend:
         self._books = Books()
         self._month = ""
         self._ids = itertools.count(1)
-        self._writer = Writer(path, lambda: f"{self._today():%Y-%m}", self._opened)
+        # All months: a machine may start with a wrong clock, and the right month is then not the one it thinks.
+        self._writer = Writer(path, lambda: "", self._opened)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

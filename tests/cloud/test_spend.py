@@ -287,6 +287,28 @@ async def test_a_clock_that_was_wrong_for_a_moment_brings_no_money_back(tmp_path
             await it.reserve(upstream, None, 80)
 
 
+async def test_a_start_with_a_wrong_clock_brings_no_money_back(tmp_path: Path) -> None:
+    upstream, clock = big(budget=Budget(month=100)), Clock()
+    async with spending(tmp_path, clock) as it:
+        (await it.reserve(upstream, None, 80)).settle(None)
+    clock.now += 400 * DAY
+    async with spending(tmp_path, clock) as it:
+        (await it.reserve(upstream, None, 1)).settle(0)
+        clock.now -= 400 * DAY
+        with pytest.raises(OverBudget):
+            await it.reserve(upstream, None, 80)
+
+
+async def test_a_budget_that_an_edit_changes_counts_what_runs(tmp_path: Path) -> None:
+    before, after = big(budget=Budget(day=100)), big(budget=Budget(day=90))
+    async with spending(tmp_path) as it:
+        runs = await it.reserve(before, None, 80)
+        with pytest.raises(OverBudget):
+            await it.reserve(after, None, 20)
+        runs.settle(10)
+        assert (await it.reserve(after, None, 80)).worst == 80
+
+
 async def test_a_request_without_a_limit_gets_the_one_that_was_reserved(tmp_path: Path) -> None:
     async with scene(tmp_path) as it:
         upstream = msgspec.structs.replace(it.upstream, price=PRICE, max_tokens=77)

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import itertools
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,13 @@ def models(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
+ASKED: dict[str, Callable[[str], dict[str, Any]]] = {
+    "chat/completions": lambda text: {"messages": [{"role": "user", "content": text}], "max_tokens": 8},
+    "completions": lambda text: {"prompt": text, "max_tokens": 8},
+    "embeddings": lambda text: {"input": text},
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
     gateway: Gateway
@@ -56,9 +63,10 @@ class Split:
             "cookie": key,
             **more.pop("headers", {}),
         }
-        body = {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": 8, **more}
+        path = more.pop("path", "chat/completions")
+        body = {"model": model, **ASKED[path](text), **more}
         post = self.gateway.http.post
-        response = await asyncio.to_thread(post, "/v1/chat/completions", json=body, headers=headers)
+        response = await asyncio.to_thread(post, f"/v1/{path}", json=body, headers=headers)
         if text != CANARY or response.status_code != 200:  # an echo says what it was told
             self.answers.append(f"{response.headers} {response.text}")
         return response
@@ -105,6 +113,11 @@ WAYS: list[dict[str, Any]] = [
     {"headers": {"x-router-accuracy": "high"}, "stream": True},
     {"provider": {"allow_fallbacks": True, "data_collection": "allow", "order": ["big"]}},
     {"headers": {"x-router-local-only": "false"}},
+    {"path": "completions"},
+    {"path": "completions", "stream": True, "headers": {"x-router-accuracy": "high"}},
+    {"path": "completions", "prompt": [CANARY, CANARY], "n": 2},
+    {"path": "embeddings", "headers": {"x-router-accuracy": "high"}},
+    {"path": "embeddings", "dimensions": 7},
 ]
 """All that a client can say to be sent on."""
 
@@ -125,6 +138,15 @@ async def test_nothing_of_a_request_that_stays_and_no_secret_gets_out(
             await it.ask(model, CANARY, key=BOUND, **way)
             kept = {**way, "headers": {**way.get("headers", {}), "x-router-local-only": "true"}}
             await it.ask(model, CANARY, **kept)
+        for model in (
+            "SHUT-fine",
+            "shut-fine ",
+            "shut\u2010fine",
+            "\uff53hut-fine",
+            "big/shut-fine",
+            "private-Fine",
+        ):
+            assert (await it.ask(model, CANARY)).status_code == 404
         assert it.endpoint.seen == []
 
         await ask_for_what_may_leave(it)
