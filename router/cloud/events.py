@@ -17,7 +17,7 @@ MAX_EVENT = 4 * 2**20
 """Bytes of one event, and so of one line; an answer in one piece has its own bound."""
 
 _BOM = b"\xef\xbb\xbf"
-_END = re.compile(rb"\n\r?\n")
+_END = re.compile(rb"\n\r?\n|\r\r")
 _Count = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
 
 
@@ -90,10 +90,9 @@ class Splitter:
 
 
 def data_of(event: bytes) -> bytes | None:
-    """The data of an event, or None: a comment, or a blank line too many."""
-    lines = [line.removesuffix(b"\r") for line in event.split(b"\n")]
-    data = [line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")]
-    return b"\n".join(data) if data else None
+    """The data of an event, or None: a comment, an event without data, or a blank line too many."""
+    lines = event.splitlines()
+    return b"\n".join(line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")) or None
 
 
 def facts_of(data: bytes) -> Facts:

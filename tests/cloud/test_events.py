@@ -33,6 +33,16 @@ def test_an_event_that_is_too_long_is_refused(parts: list[bytes]) -> None:
             splitter.feed(part)
 
 
+def test_lines_may_end_in_a_carriage_return_alone() -> None:
+    assert Splitter().feed(b"data: 1\r\rdata: 2\r\r") == [b"data: 1\r\r", b"data: 2\r\r"]
+    assert data_of(b"event: x\rdata: 1\rdata: 2\r\r") == b"1\n2"
+
+
+def test_an_event_without_data_says_nothing() -> None:
+    assert data_of(b"data:\n\n") is None
+    assert data_of(b"event: ping\n\n") is None
+
+
 def test_data_of_several_lines_is_joined() -> None:
     assert data_of(b"data: a\ndata:b\nid: 7\n\n") == b"a\nb"
 
