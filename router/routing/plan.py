@@ -130,7 +130,8 @@ def _forbidden(candidate: Candidate, private: bool, wishes: Wishes) -> str | Non
 
 def _nearest(found: list[Candidate], now: Now) -> list[Candidate]:
     """
-    Peers take their place by what is in memory: behind a local model that is, before one that is not.
+    Peers take their place by what is in memory: behind a local model that is, before one that is not. Where both
+    are, a peer that was written first stays first.
 
     The order among local models and the places of priced upstreams are the operator's and stay.
     """
@@ -141,7 +142,10 @@ def _nearest(found: list[Candidate], now: Now) -> list[Candidate]:
     warm = [peer for peer in peers if now.resident(peer)]
     cold = [peer for peer in peers if peer not in warm]
     if not local or now.resident(local[0]):
-        fleet: list[Candidate] = [*local, *warm, *cold]
+        # Both in memory: who comes first is the operator's word, as `box/large` before `small`.
+        before = found[: found.index(local[0])] if local else []
+        early = [peer for peer in warm if peer in before]
+        fleet: list[Candidate] = [*early, *local, *(peer for peer in warm if peer not in early), *cold]
     else:
         fleet = [*warm, *(c for c in found if c in local or c in cold)]
     waiting = iter(fleet)

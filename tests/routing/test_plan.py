@@ -122,6 +122,17 @@ def test_a_peer_that_comes_first_waits_behind_a_local_model_only_if_that_is_in_m
     assert order(route("box/a", "a"), at=now("a")) == ["a", "box/a"]
 
 
+def test_of_a_peer_and_a_local_model_that_are_both_in_memory_the_one_written_first_answers() -> None:
+    """They need not be the same model: a large one over there may be preferred to a small one here."""
+    assert order(route("box/a", "a"), at=now("a box/a")) == ["box/a", "a"]
+    assert order(route("big", "box/a", "a", "box2/a"), at=now("a box/a box2/a")) == [
+        "big",
+        "box/a",
+        "a",
+        "box2/a",
+    ]
+
+
 def test_among_peers_alone_the_one_that_has_it_comes_first_and_the_cloud_keeps_its_place() -> None:
     assert order(route("box/a", "box2/a", "big"), at=now("box2/a")) == ["box2/a", "box/a", "big"]
     assert order(route("big", "box/a", "box2/a"), at=now("box2/a")) == ["big", "box2/a", "box/a"]
