@@ -152,10 +152,11 @@ class Staging:
             if mapping is None or not target:
                 return False
             file = self._file(mapping.path)
-        except (OSError, EngineError):
+            self._target = self._target or target
+            self.upload.add(file, data - mapping.start + mapping.offset, target + offset, count)
+        except Exception:
+            self._open = self.upload.used  # lanes that cannot be opened now are not tried for each tensor
             return False
-        self._target = self._target or target
-        self.upload.add(file, data - mapping.start + mapping.offset, target + offset, count)
         return True
 
     def _mapping(self, data: int, count: int) -> Mapping | None:

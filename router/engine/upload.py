@@ -50,13 +50,14 @@ class _Piece:
 
 
 class Upload:
-    """`open_lane(piece)` makes the lane of one thread. Threads start with the first `add`."""
+    """`open_lane(piece)` makes the lane of one thread. The lanes are opened by the first `add`."""
 
     def __init__(self, open_lane: Callable[[int], Lane], lanes: int = LANES, piece: int = PIECE) -> None:
         self._open_lane = open_lane
         self._lanes = lanes
         self._piece = piece
         self._pieces: queue.SimpleQueue[_Piece | None] = queue.SimpleQueue()
+        self._opened: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._pool: ThreadPoolExecutor | None = None
         self._running: list[Future[None]] = []
         self._added = 0
@@ -67,21 +68,47 @@ class Upload:
         return self._pool is not None
 
     def add(self, descriptor: int, offset: int, address: int, size: int) -> None:
-        """Copy `size` bytes of an open file to the device; it goes on after the return, until `finish`."""
+        """
+        Copy `size` bytes of an open file to the device; it goes on after the return, until `finish`.
+
+        Raises EngineError, and has taken nothing, when the lanes cannot be opened.
+        """
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._lanes, thread_name_prefix="upload")
-            self._running = [self._pool.submit(self._run, lane) for lane in range(self._lanes)]
+            self._start()
         self._added += size
         for start in range(0, size, self._piece):
             length = min(self._piece, size - start)
             self._pieces.put(_Piece(descriptor, offset + start, address + start, length))
 
+    def _start(self) -> None:
+        """All lanes or none: whoever is told that there are none can still copy in another way."""
+        pool = ThreadPoolExecutor(self._lanes, thread_name_prefix="upload")
+        try:
+            running = [pool.submit(self._run, lane) for lane in range(self._lanes)]
+            failures = [error for error in [self._opened.get() for _ in running] if error is not None]
+            if failures:
+                raise failures[0]
+        except BaseException as error:
+            self._end_lanes()
+            pool.shutdown()
+            self._forget_pieces()
+            raise EngineError(f"No upload: {error}") from error
+        self._pool, self._running = pool, running
+
+    def _end_lanes(self) -> None:
+        for _ in range(self._lanes):
+            self._pieces.put(None)
+
+    def _forget_pieces(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._pieces.get_nowait()
+
     def finish(self, progress: Callable[[float], None]) -> None:
         """Returns when all is on the device; `progress` gets fractions from 0 to 1. Raises EngineError."""
         if self._pool is None:
             return
-        for _ in self._running:
-            self._pieces.put(None)
+        self._end_lanes()
         while wait(self._running, timeout=_BEAT).not_done:
             progress(sum(self._arrived) / self._added)
         self._pool.shutdown()
@@ -92,16 +119,18 @@ class Upload:
     def abandon(self) -> None:
         """Returns when nothing is copied any more, whether all was or not; after `finish` it does nothing."""
         if self._pool is not None:
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    self._pieces.get_nowait()
-            for _ in self._running:
-                self._pieces.put(None)
+            self._forget_pieces()
+            self._end_lanes()
             self._pool.shutdown()
 
     def _run(self, number: int) -> None:
-        lane = self._open_lane(self._piece)
         try:
+            lane = self._open_lane(self._piece)
+        except BaseException as error:
+            self._opened.put(error)
+            raise
+        try:
+            self._opened.put(None)
             turn = 0
             while (piece := self._pieces.get()) is not None:
                 lane.settle(turn)

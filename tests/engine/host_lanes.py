@@ -35,12 +35,16 @@ class HostLane:
 class Device:
     """Opens lanes and remembers them."""
 
-    def __init__(self, broken: bool = False) -> None:
+    def __init__(self, broken: bool = False, room: int = 100) -> None:
+        """`room`: how many lanes can be opened."""
         self.lanes: list[HostLane] = []
         self._broken = broken
+        self._room = room
 
     def opener(self) -> Callable[[int], HostLane]:
         def open_lane(size: int) -> HostLane:
+            if len(self.lanes) >= self._room:
+                raise EngineError("no memory can be locked")
             self.lanes.append(HostLane(size, self._broken))
             return self.lanes[-1]
 

@@ -15,7 +15,7 @@ from router.engine import llama_staging
 from router.engine.batch import EngineError
 from router.engine.llama_devices import function
 from router.engine.llama_staging import Mapping, Staging, covering, mappings
-from tests.engine.host_lanes import Device
+from tests.engine.host_lanes import Device, HostLane
 
 POINTER, SIZE = ctypes.c_void_p, ctypes.c_size_t
 COUNT = 4096
@@ -85,6 +85,26 @@ def test_memory_that_is_no_file_goes_llama_cpps_own_way(buffer_type: int):
             set_tensor(made, content.ctypes.data)
             assert np.array_equal(memory, content)
             assert not staging.upload.used
+
+
+def test_where_no_lane_can_be_opened_weights_come_llama_cpps_own_way(buffer_type: int, weights):
+    content, address = weights
+    device, asked = Device(room=0), []
+
+    def open_lane(target: int, size: int) -> HostLane:
+        asked.append(target)
+        return device.opener()(size)
+
+    with contextlib.ExitStack() as undo:
+        staging = Staging(open_lane, undo)
+        staging.hook(buffer_type)
+        with tensor(buffer_type) as (made, memory):
+            set_tensor(made, address, 0, 4000)
+            tried = len(asked)
+            set_tensor(made, address + 4000, 4000, COUNT * 4 - 4000)
+            staging.upload.finish(lambda fraction: None)
+            assert np.array_equal(memory, content)
+    assert len(asked) == tried > 0
 
 
 def test_after_the_load_nothing_is_ours_any_more(buffer_type: int, weights):

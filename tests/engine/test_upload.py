@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,6 +62,39 @@ def test_a_device_that_refuses_is_an_error_and_no_silent_garbage(descriptor: int
     upload.add(descriptor, 0, target.ctypes.data, len(content))
     with pytest.raises(EngineError, match="the device is gone"):
         upload.finish(lambda fraction: None)
+    assert all(lane.closed for lane in device.lanes)
+
+
+@pytest.mark.parametrize("room", [0, 2])
+def test_lanes_that_cannot_be_opened_are_told_before_anything_is_taken(
+    descriptor: int, content: np.ndarray, room: int
+):
+    device = Device(room=room)
+    upload = Upload(device.opener(), lanes=3, piece=1000)
+    with pytest.raises(EngineError, match="no memory can be locked"):
+        upload.add(descriptor, 0, np.zeros_like(content).ctypes.data, len(content))
+    assert not upload.used
+    assert all(lane.closed for lane in device.lanes)
+
+
+def test_threads_that_cannot_be_started_are_told_before_anything_is_taken(
+    descriptor: int, content: np.ndarray, monkeypatch: pytest.MonkeyPatch
+):
+    started, start = [], threading.Thread.start
+
+    def second_fails(thread: threading.Thread) -> None:
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", second_fails)
+    device = Device()
+    upload = Upload(device.opener(), lanes=3, piece=1000)
+    with pytest.raises(EngineError, match="can't start new thread"):
+        upload.add(descriptor, 0, np.zeros_like(content).ctypes.data, len(content))
+    assert not upload.used
+    assert not started[0].is_alive()
     assert all(lane.closed for lane in device.lanes)
 
 
