@@ -16,6 +16,7 @@ from typing import Protocol
 
 from router.domain.models import Footprint
 from router.domain.news import Freed, News
+from router.runtime.asking import Asking
 from router.telemetry import logger
 
 log = logger("runtime")
@@ -62,24 +63,26 @@ class Departure:
         resident: Mapping[str, Footprint],
         overhead: Mapping[str, int],
         devices: Devices | None = None,
+        asking: Asking | None = None,
     ) -> None:
         self._pid = pid
         self._buffers = {device: size.total - size.overhead for device, size in resident.items()}
         self._named = [device for device in self._buffers if device != _HOST]
         self._overhead = dict(overhead)
         self._devices = devices or NoDevices()
+        self._asking = asking or Asking()
         self._before: Mapping[str, _Reading] = {}
 
     async def weigh(self) -> None:
         """Before the Stop: what it holds now, which is what must sink."""
         if self._named:
-            self._before = await asyncio.to_thread(self._read)
+            self._before = await self._asking.ask(self._read)
 
     async def confirm(self, tell: Callable[[News], None]) -> None:
         """After its `Freed`: tell, as soon as every device confirms it."""
         pause, waited, now = _EVERY, 0.0, self._before
         while self._named:
-            now = await asyncio.to_thread(self._read)
+            now = await self._asking.ask(self._read)
             if self._is_back(now):
                 break
             if waited >= CONFIRM_SECONDS:

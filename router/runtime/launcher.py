@@ -17,6 +17,7 @@ from router import protocol
 from router.domain import news
 from router.domain.errors import LoadFailed
 from router.domain.models import EngineOptions, Footprint, LocalModel, Placement, together
+from router.runtime.asking import Asking
 from router.runtime.client import WorkerClient
 from router.runtime.departure import Departure, Devices, NoDevices, overheads
 from router.runtime.files import Hashes, check_identity
@@ -50,6 +51,7 @@ class ProcessLauncher:
     ) -> None:
         self.devices: Devices = NoDevices()
         """Who confirms what a leaving worker freed."""
+        self._asking = Asking()
         self._deaf_seconds = deaf_seconds
         self._spares = spares
         self._metrics = metrics
@@ -107,7 +109,7 @@ class ProcessLauncher:
         confirming: list[asyncio.Task[None]],
     ) -> None:
         overhead = overheads(worker.resident, placement.footprints)
-        departure = Departure(worker.pid, worker.resident, overhead, self.devices)
+        departure = Departure(worker.pid, worker.resident, overhead, self.devices, self._asking)
 
         def freed() -> None:
             confirming.append(self._spares.own(departure.confirm(tell), f"departure-{worker.pid}"))

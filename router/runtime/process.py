@@ -112,10 +112,10 @@ class WorkerProcess:
         return f"{how}; its last words: {self._logs.last}" if self._logs.last else how
 
     def cpu_seconds(self) -> float:
-        """Processor time that it has used; 0 when it is gone."""
+        """Processor time that it has used; 0 when it is gone or cannot be looked at."""
         try:
             times = psutil.Process(self.pid).cpu_times()
-        except psutil.Error:
+        except (psutil.Error, OSError):
             return 0.0
         return float(times.user + times.system)
 

@@ -10,7 +10,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Coroutine, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from router import protocol
 from router.domain.errors import LoadFailed
@@ -19,8 +19,6 @@ from router.runtime.pulse import Pulse, Watch
 from router.telemetry import logger
 
 log = logger("runtime")
-
-_T = TypeVar("_T")
 
 _BACKOFF = 0.5
 _BACKOFF_MAX = 30.0
@@ -56,6 +54,7 @@ class Spares:
         self._watches: dict[WorkerProcess, asyncio.Task[None]] = {}
         self._waiting: deque[asyncio.Future[WorkerProcess]] = deque()
         self._starts: set[asyncio.Task[None]] = set()
+        self._ending = False
         self._wanted = asyncio.Event()
         self._tasks = asyncio.TaskGroup()
         self._keeper: asyncio.Task[None] | None = None
@@ -72,6 +71,7 @@ class Spares:
                 self._keeper.cancel()
             for start in self._starts:
                 start.cancel()
+            self._ending = True
             self._disappoint(LoadFailed("The gateway is stopping"))
             self._idle.clear()
             for watch in self._watches.values():
@@ -95,9 +95,11 @@ class Spares:
         """Every worker process that lives, loaded or not."""
         return tuple(process.pid for process in self._all)
 
-    def own(self, work: Coroutine[Any, Any, _T], name: str) -> asyncio.Task[_T]:
-        """Run something that belongs to a worker for as long as the house stands."""
-        return self._tasks.create_task(work, name=name)
+    def own(self, work: Coroutine[Any, Any, object], name: str) -> asyncio.Task[None]:
+        """Run something that belongs to a worker for as long as the house stands; an error in it is logged."""
+        task = self._tasks.create_task(_contained(work, name), name=name)
+        task.add_done_callback(lambda _: work.close())  # cancelled before its first step it was never begun
+        return task
 
     async def take(self) -> WorkerProcess:
         """
@@ -114,8 +116,12 @@ class Spares:
                 self._taken()
                 return process
         if len(self._waiting) < len(self._starts):
-            return await self._take_the_coming_one()
-        return await self.start()
+            try:
+                return await self._take_the_coming_one()
+            except LoadFailed:
+                if self._ending:
+                    raise
+        return await self.start()  # after a spare that came to nothing, too: the model is not at fault
 
     def _taken(self) -> None:
         if self._beside:
@@ -148,6 +154,9 @@ class Spares:
             process = await WorkerProcess.spawn(self._backend, self._command, self._told_of_sandbox)
         except LoadFailed as error:
             return error  # raised here it would end the whole group
+        except Exception as error:
+            log.exception("a worker process could not be started")
+            return LoadFailed(f"No worker process could be started: {error}")
         self._all[process] = self.own(self._live(process), f"worker-{process.pid}")
         return process
 
@@ -262,6 +271,14 @@ class Spares:
             self._watches.pop(process).cancel()
             log.warning("a spare worker died", pid=process.pid, how=process.end())
             self._refill_later()
+
+
+async def _contained(work: Coroutine[Any, Any, object], name: str) -> None:
+    """Raised in the task group an error would end every worker, not one."""
+    try:
+        await work
+    except Exception:
+        log.exception("a task of a worker broke", task=name)
 
 
 def _checked(event: protocol.WorkerEvent) -> protocol.Hello:

@@ -15,11 +15,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Collection
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 from router.domain.memory import Bytes
 from router.domain.models import Footprint, LocalModel, Placement
 from router.domain.news import News
+from router.runtime.asking import Asking
 from router.runtime.client import WorkerClient
 from router.runtime.launcher import ProcessLauncher
 from router.sizing.ledger import Ledger, Sizes
@@ -27,10 +27,7 @@ from router.sizing.meter import HOST, Meter
 from router.telemetry import logger
 
 log = logger("runtime")
-_V = TypeVar("_V")
 
-PATIENCE = 1.0
-"""Seconds; a driver that takes longer has said nothing."""
 POLL_SECONDS = 2.0
 _CHANGE = 16 * 2**20
 """Smaller changes of what strangers leave are not worth a word."""
@@ -55,7 +52,7 @@ class Weighing:
         self._meter = meter
         self._ledger = ledger
         self._lives: dict[str, _Life] = {}
-        self._asking: asyncio.Future[Any] | None = None
+        self._asking = Asking()
 
     @contextlib.asynccontextmanager
     async def launch(
@@ -105,10 +102,10 @@ class Weighing:
         for life in list(self._lives.values()):
             await self._weigh(life, {})
         booked = {life.worker.pid: _booked(life.worker) for life in self._lives.values()}
-        return await self._asked(lambda: self._meter.beside_strangers(pids(), booked))
+        return await self._asking.ask(lambda: self._meter.beside_strangers(pids(), booked))
 
     async def _weigh(self, life: _Life, taken: Bytes) -> Sizes:
-        used = await self._asked(lambda: self._meter.used_by(life.worker.pid))
+        used = await self._asking.ask(lambda: self._meter.used_by(life.worker.pid))
         build = await self._launcher.build()
         found: dict[str, Footprint] = {}
         for device, held in life.said.items():
@@ -126,24 +123,8 @@ class Weighing:
         gpus = [device for device in placement.footprints if device != HOST]
         if not gpus:
             return {}
-        found = await self._asked(lambda: {gpu: self._meter.free(gpu) for gpu in gpus})
+        found = await self._asking.ask(lambda: {gpu: self._meter.free(gpu) for gpu in gpus})
         return {gpu: free for gpu, free in found.items() if free is not None}
-
-    async def _asked(self, question: Callable[[], dict[str, _V]]) -> dict[str, _V]:
-        """
-        The answer, or {}.
-
-        A driver can block for long: it is asked in a thread, not waited for, and not asked again meanwhile.
-        """
-        if self._asking is not None and not self._asking.done():
-            return {}
-        self._asking = answer = asyncio.get_running_loop().run_in_executor(None, question)
-        done, _ = await asyncio.wait({answer}, timeout=PATIENCE)
-        if not done:
-            log.warning("the driver does not answer", seconds=PATIENCE)
-            return {}
-        found: dict[str, _V] = answer.result()
-        return found
 
 
 def _booked(worker: WorkerClient) -> dict[str, int]:

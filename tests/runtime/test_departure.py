@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Mapping
 
 import pytest
 
 from router.domain.models import Footprint
 from router.domain.news import Freed, News
-from router.runtime import departure
+from router.runtime import asking, departure
 from router.runtime.departure import Departure, overheads
 
 GPU = {"gpu0": Footprint(weights=900, kv_cache=90, compute=10, overhead=50), "host": Footprint(weights=5)}
@@ -80,6 +81,25 @@ async def test_every_device_must_confirm() -> None:
     device = Device({"gpu0": 100, "gpu1": 100}, {"gpu0": 0, "gpu1": 100}, {"gpu0": 0, "gpu1": 0})
     assert await leave(device, both) == [Freed({"gpu0": 0, "gpu1": 0})]
     assert device.asked == 3
+
+
+async def test_a_driver_that_blocks_delays_the_stop_for_a_moment_and_confirms_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(asking, "PATIENCE", 0.02)
+    monkeypatch.setattr(departure, "CONFIRM_SECONDS", 0.01)
+    released = threading.Event()
+
+    class Blocked(Device):
+        def used_by(self, pid: int) -> Mapping[str, int]:
+            released.wait(10)
+            return {}
+
+    try:
+        async with asyncio.timeout(2):
+            assert await leave(Blocked({}), GPU) == []
+    finally:
+        released.set()
 
 
 async def test_an_end_that_comes_first_ends_the_asking() -> None:

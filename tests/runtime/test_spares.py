@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from router.domain.errors import LoadFailed
+from router.runtime.process import WorkerProcess
 from router.runtime.spares import Spares
 
 # What a spare does with real processes is asked in tests/process; here is what happens when there are none.
@@ -39,3 +41,47 @@ async def test_a_cancelled_house_ends() -> None:
         await entered.wait()
         life.cancel()
     assert life.cancelled()
+
+
+async def test_an_error_in_one_workers_task_ends_no_other_worker() -> None:
+    async def broken() -> None:
+        raise RuntimeError("a bug of ours")
+
+    async with Spares(0, command=NOBODY) as spares:
+        other = spares.own(asyncio.Event().wait(), "another worker's")
+        await spares.own(broken(), "watch")
+        assert not other.done()
+        other.cancel()
+        spares.own(broken(), "cancelled before its first step").cancel()
+
+
+async def test_a_start_that_fails_in_an_odd_way_costs_one_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no_thread(*_: object) -> WorkerProcess:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(WorkerProcess, "spawn", no_thread)
+    async with Spares(0, command=NOBODY) as spares:
+        with pytest.raises(LoadFailed, match="can't start new thread"):
+            await spares.take()
+        assert spares.pids == ()
+
+
+async def test_a_spare_that_comes_to_nothing_is_not_the_loads_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[asyncio.Future[WorkerProcess]] = []
+
+    async def start() -> WorkerProcess:
+        starts.append(asyncio.get_running_loop().create_future())
+        return await starts[-1]
+
+    async with Spares(1, command=NOBODY, backoff=60) as spares, asyncio.TaskGroup() as tasks:
+        monkeypatch.setattr(spares, "start", start)
+        await asyncio.sleep(0)
+        taking = tasks.create_task(spares.take())
+        while not starts:
+            await asyncio.sleep(0)
+        starts[0].set_exception(LoadFailed("killed by SIGKILL"))
+        while len(starts) < 2:
+            await asyncio.sleep(0)
+        worker: Any = object()
+        starts[1].set_result(worker)
+        assert await taking is worker

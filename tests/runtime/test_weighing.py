@@ -12,7 +12,7 @@ import pytest
 from router import protocol
 from router.domain.models import EngineOptions, Footprint, LocalModel, Placement
 from router.domain.news import News
-from router.runtime import weighing
+from router.runtime import asking
 from router.runtime.weighing import Weighing
 from router.sizing.ledger import Ledger
 from router.sizing.meter import Meter
@@ -143,7 +143,7 @@ async def test_an_earlier_peak_is_what_the_next_load_counts_as(meter: FakeMeter,
 async def test_a_driver_that_blocks_costs_a_load_little(
     meter: FakeMeter, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weighing, "PATIENCE", 0.02)
+    monkeypatch.setattr(asking, "PATIENCE", 0.02)
     meter.blocked = threading.Event()
     try:
         assert (await weighed(meter, ledger, ON_GPU, SAID))["gpu0"].overhead == 600 * MiB
