@@ -1,7 +1,7 @@
 """
 The heat of the devices: exported, told once when it begins or ends to slow them down, and what it asks of pacing.
 
-The one rule: a driver that blocks holds nobody up; it is asked in a thread.
+The one rule: a driver that blocks holds nobody up; it is asked by `asking`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 
+from router.runtime.asking import Asking
 from router.sizing.pacing import Pace, paced
 from router.sizing.thermals import REASONS, Heat, Thermals
 from router.telemetry import Metrics, logger
@@ -64,9 +65,10 @@ async def watch(
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Until cancelled; returns where no device tells its temperature, at once if none ever did."""
+    driver = Asking()
     known: dict[str, Heat] = {}
     silent = 0
-    while silent < SILENT and ((now := await asyncio.to_thread(thermals.readings)) or known):
+    while silent < SILENT and ((now := await driver.ask(thermals.readings)) or known):
         silent = 0 if now else silent + 1
         for device, heat in now.items():
             _export(metrics, device, heat)

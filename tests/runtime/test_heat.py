@@ -75,3 +75,23 @@ async def test_heat_is_exported_and_told_once_when_it_begins_and_when_it_ends(
 async def test_where_no_device_tells_there_is_nothing_to_watch() -> None:
     async with asyncio.timeout(10):
         await heat.watch(Card(), Metrics(), heat.Pacing(dict, print), every=9999)  # type: ignore[arg-type]
+
+
+async def test_a_driver_that_breaks_is_a_silent_one() -> None:
+    class Broken:
+        def __init__(self) -> None:
+            self.left: list[Heat | OSError] = [COOL, OSError("the driver broke"), HOT]
+
+        def readings(self) -> dict[str, Heat]:
+            match self.left.pop(0) if self.left else None:
+                case OSError() as error:
+                    raise error
+                case Heat() as reading:
+                    return {"gpu0": reading}
+            return {}
+
+    desk = Desk()
+    async with asyncio.timeout(10):
+        pacing = heat.Pacing(lambda: desk.limits, desk.told.append)
+        await heat.watch(Broken(), Metrics(), pacing, 0.0, desk.clock)  # type: ignore[arg-type]
+    assert desk.told == [{"gpu0": 1.0}, {"gpu0": 0.5}, {}]
