@@ -20,6 +20,9 @@ from router.telemetry import logger
 
 log = logger("runtime")
 
+_Greeting = asyncio.Future[protocol.WorkerEvent]
+_Born = tuple[WorkerProcess, _Greeting]
+
 _BACKOFF = 0.5
 _BACKOFF_MAX = 30.0
 
@@ -136,20 +139,21 @@ class Spares:
         # Half a birth cannot be cancelled without leaking a pipe; so it goes on and what is born is killed.
         birth = self._tasks.create_task(self._bear(), name="spawn")
         try:
-            process = await asyncio.shield(birth)
+            born = await asyncio.shield(birth)
         except asyncio.CancelledError:
             birth.add_done_callback(_unwanted)
             raise
-        if isinstance(process, LoadFailed):
-            raise process
+        if isinstance(born, LoadFailed):
+            raise born
+        process, greeting = born
         try:
-            await self._greeted(process)
+            await self._greeted(process, greeting)
         except BaseException:
             process.kill("killed because it did not greet in time")
             raise
         return process
 
-    async def _bear(self) -> WorkerProcess | LoadFailed:
+    async def _bear(self) -> _Born | LoadFailed:
         try:
             process = await WorkerProcess.spawn(self._backend, self._command, self._told_of_sandbox)
         except LoadFailed as error:
@@ -157,8 +161,10 @@ class Spares:
         except Exception as error:
             log.exception("a worker process could not be started")
             return LoadFailed(f"No worker process could be started: {error}")
+        # Heard from the first: in a gateway that is held up the greeting is there before whoever waits for it.
+        greeting = _greeting(process)
         self._all[process] = self.own(self._live(process), f"worker-{process.pid}")
-        return process
+        return process, greeting
 
     async def _live(self, process: WorkerProcess) -> None:
         try:
@@ -168,18 +174,7 @@ class Spares:
         finally:
             self._all.pop(process, None)
 
-    async def _greeted(self, process: WorkerProcess) -> None:
-        greeting: asyncio.Future[protocol.WorkerEvent] = asyncio.get_running_loop().create_future()
-
-        def hear(event: protocol.WorkerEvent) -> None:
-            if not greeting.done():
-                greeting.set_result(event)
-
-        def mourn() -> None:
-            if not greeting.done():
-                greeting.set_exception(LoadFailed(f"A worker process did not start: {process.end()}"))
-
-        process.on_event, process.on_gone = hear, mourn
+    async def _greeted(self, process: WorkerProcess, greeting: _Greeting) -> None:
         try:
             async with asyncio.timeout(self._hello_seconds):
                 process.hello = _checked(await greeting)
@@ -273,6 +268,22 @@ class Spares:
             self._refill_later()
 
 
+def _greeting(process: WorkerProcess) -> _Greeting:
+    """Its first event, or LoadFailed when it dies before."""
+    greeting: _Greeting = asyncio.get_running_loop().create_future()
+
+    def hear(event: protocol.WorkerEvent) -> None:
+        if not greeting.done():
+            greeting.set_result(event)
+
+    def mourn() -> None:
+        if not greeting.done():
+            greeting.set_exception(LoadFailed(f"A worker process did not start: {process.end()}"))
+
+    process.on_event, process.on_gone = hear, mourn
+    return greeting
+
+
 async def _contained(work: Coroutine[Any, Any, object], name: str) -> None:
     """Raised in the task group an error would end every worker, not one."""
     try:
@@ -296,9 +307,12 @@ def _unexpected(process: WorkerProcess) -> Any:
     return lambda event: process.kill(f"killed because it sent {type(event).__name__} out of turn")
 
 
-def _unwanted(birth: asyncio.Task[WorkerProcess | LoadFailed]) -> None:
-    if not birth.cancelled() and isinstance(process := birth.result(), WorkerProcess):
-        process.kill("killed because nobody wants it any more")
+def _unwanted(birth: asyncio.Task[_Born | LoadFailed]) -> None:
+    if birth.cancelled() or isinstance(born := birth.result(), LoadFailed):
+        return
+    process, greeting = born
+    greeting.cancel()
+    process.kill("killed because nobody wants it any more")
 
 
 def _nothing() -> None:

@@ -60,7 +60,8 @@ class Meter:
         """
         Bytes by device that we could hold at most: what is free, and what these processes of ours hold.
 
-        `booked`: what is counted for some of them; a process that has not yet grown to that is no room for others.
+        `booked`: what residency counts for some of them, and takes off again. What one holds beyond that is as
+        gone as a stranger's; what one has not yet grown to is still free, and is no room for others.
         Only of devices that tell of both.
         """
         ours = list(pids)
@@ -69,10 +70,10 @@ class Meter:
             free, used = self._driver.free(uuid), self._driver.used(uuid)
             # Without a word of any of ours the driver hides processes: what they hold would look like strangers'.
             if free is not None and (not ours or any(pid in used for pid in ours)):
-                room[name] = free + sum(max(used.get(p, 0), booked.get(p, {}).get(name, 0)) for p in ours)
+                room[name] = free + _counted(name, {pid: used.get(pid, 0) for pid in ours}, booked)
         if (free := self.free(HOST)) is not None:
             private = {pid: self._private(pid) or 0 for pid in ours}
-            room[HOST] = free + sum(max(private[p], booked.get(p, {}).get(HOST, 0)) for p in ours)
+            room[HOST] = free + _counted(HOST, private, booked)
         return room
 
     def _private(self, pid: int) -> int | None:
@@ -81,3 +82,7 @@ class Meter:
         except OSError:
             return None
         return int(found[1]) * 1024 if found else None
+
+
+def _counted(device: str, held: Mapping[int, int], booked: Mapping[int, Bytes]) -> int:
+    return sum(min(size, booked.get(pid, {}).get(device, size)) for pid, size in held.items())

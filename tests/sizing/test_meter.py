@@ -67,10 +67,19 @@ def test_room_beside_strangers_is_what_is_free_and_what_is_ours(root: Path) -> N
     assert shared.beside_strangers([7, 8], {}) == {"gpu0": 70, "gpu1": 100, "host": 600 + 4096 + 2048}
 
 
-def test_what_is_counted_for_a_process_that_has_not_grown_to_it_is_no_strangers(root: Path) -> None:
-    shared = meter(root, {"GPU-a": 0}, {"GPU-a": {7: 30, 1: 70}})
-    booked = {7: {"gpu0": 40, "host": 9000}, 8: {"host": 100}}
-    assert shared.beside_strangers([7, 8], booked) == {"gpu0": 40, "host": 600 + 9000 + 2048}
+@pytest.mark.parametrize("held", [30, 40, 55], ids=["not yet grown to it", "as booked", "grown beyond"])
+def test_what_others_may_still_take_is_what_is_free_less_what_is_booked_and_not_yet_held(
+    root: Path, held: int
+) -> None:
+    booked, free = 40, 20
+    shared = meter(root, {"GPU-a": free}, {"GPU-a": {7: held}})
+    room = shared.beside_strangers([7], {7: {"gpu0": booked}})["gpu0"]
+    assert room - booked == free - max(booked - held, 0)
+
+
+def test_the_hosts_memory_is_counted_likewise(root: Path) -> None:
+    booked = {7: {"host": 9000}, 8: {"host": 100}}
+    assert meter(root, {}, {}).beside_strangers([7, 8], booked) == {"host": 600 + 4096 + 100}
 
 
 def test_a_driver_that_hides_our_processes_makes_no_strangers_of_them(root: Path) -> None:

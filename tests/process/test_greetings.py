@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from asyncio.subprocess import Process
+from collections.abc import Sequence
+
+import pytest
+
+from router.runtime import process
+from router.runtime.spares import Spares
+
+pytestmark = pytest.mark.process
+
+
+async def test_a_greeting_that_is_there_before_the_gateway_looks_is_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = process._start
+
+    async def held_up(command: Sequence[str], fd: int) -> Process:
+        born = await start(command, fd)
+        time.sleep(3)  # noqa: ASYNC251 - the whole gateway stands still, and the worker does not
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return born
+
+    monkeypatch.setattr(process, "_start", held_up)
+    async with Spares(0, backend="echo", hello_seconds=5) as spares:
+        worker = await spares.start()
+        assert worker.hello is not None
+        assert await worker.stop()
