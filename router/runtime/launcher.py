@@ -112,6 +112,7 @@ class ProcessLauncher:
         departure = Departure(worker.pid, worker.resident, overhead, self.devices, self._asking)
 
         def freed() -> None:
+            worker.on_freed = lambda: None  # it may say so as often as it likes
             confirming.append(self._spares.own(departure.confirm(tell), f"departure-{worker.pid}"))
 
         worker.on_freed = freed

@@ -117,7 +117,7 @@ async def test_a_worker_killed_mid_stream_fails_its_answers_and_says_how(
     [
         ("fail=exit_decode:5", "exited with code 4"),
         ("fail=raise_decode:5", "exited with code 1; its last words: the step thread failed"),
-        ("fail=hang_decode:5", "killed because it hung: no decode step for 0.5 s"),
+        ("fail=hang_decode:5", "killed because it hung: no decode step for"),
         ("fail=garbage", "killed because it broke the protocol"),
     ],
 )
