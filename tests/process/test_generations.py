@@ -21,7 +21,7 @@ pytestmark = pytest.mark.process
 
 
 async def test_an_answer_streams_through_a_real_process(launcher: ProcessLauncher) -> None:
-    async with launch(launcher, "m#1", echo("step_ms=1"), quiet) as worker:
+    async with launch(launcher, "m#1", echo("step_ms=20"), quiet) as worker:
         deltas = [delta async for delta in worker.generate(ask("Grüße 🦙!"))]
     assert "".join(delta.text for delta in deltas) == "Grüße 🦙!"
     assert deltas[-1].finish_reason is FinishReason.STOP
