@@ -117,11 +117,16 @@ class EventStream(Response):
         self._facts = facts
         self._ended = ended
         self._send_seconds = send_seconds
+        self._begun = False
+        """The status line is out, or on its way."""
+        self._status_out = asyncio.Event()
+        self._facts_told = False
+        self._sent_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         end = End.LEFT
         try:
-            end = await while_connected(receive, self._run(scope, receive, self._patient(send)))
+            end = await while_connected(receive, self._run(scope, receive, send))
         except (ClientLeft, OSError):
             pass
         finally:
@@ -132,12 +137,16 @@ class EventStream(Response):
         events: asyncio.Queue[Event] = asyncio.Queue(1)
         async with asyncio.TaskGroup() as tasks:
             producing = tasks.create_task(self._produce(events), name="produce-events")
-            end, error = await _settled(self._deliver(events, scope, receive, send))
-            producing.cancel()
-        if isinstance(error, TimeoutError):
-            raise ClientLeft from error
+            passing = tasks.create_task(
+                _settled(self._pass_on(events, scope, receive, send)), name="pass-on-events"
+            )
+            telling = tasks.create_task(_settled(self._tell_of_silence(send)), name="tell-of-silence")
+            done, _ = await asyncio.wait({passing, telling}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (producing, passing, telling):
+                task.cancel()
+        end, error = (passing if passing in done else telling).result()
         if error is not None:
-            raise error
+            raise ClientLeft from error
         return end or End.LEFT
 
     async def _produce(self, events: asyncio.Queue[Event]) -> None:
@@ -150,62 +159,83 @@ class EventStream(Response):
         else:
             await events.put(None)
 
-    async def _deliver(self, events: asyncio.Queue[Event], scope: Scope, receive: Receive, send: Send) -> End:
-        first: Event | _Silence = await _next(events, self._commit)
-        if isinstance(first, Exception):
-            await self._refuse(first)(scope, receive, send)
-            return End.REFUSED
-        late = not await self._begin(send)
-        while isinstance(first, _Silence):
-            await _body(send, comment(self._waiting()))
-            first = await _next(events, self._pause)
-        if late and (facts := self._facts()):
-            told = (f"{name.removeprefix('x-router-')}={value}" for name, value in facts.items())
-            await _body(send, comment(" ".join(told)))
-        return await self._rest(first, events, send)
-
-    async def _begin(self, send: Send) -> bool:
-        """Send the status line. True when it carries the facts."""
-        facts = self._facts()
-        self.headers.update(facts)
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        return bool(facts)
-
-    async def _rest(
-        self,
-        event: Event | _Silence,
-        events: asyncio.Queue[Event],
-        send: Send,
-    ) -> End:
+    async def _pass_on(self, events: asyncio.Queue[Event], scope: Scope, receive: Receive, send: Send) -> End:
+        """Send what the source gives, and how it ended. Errors that leave here are those of sending."""
         end = End.DONE
-        while event is not None:
+        async with asyncio.timeout(None) as limit:
+            patiently = self._patient(send, limit)
+            while isinstance(event := await events.get(), bytes):
+                await self._begin_if_need_be(patiently)
+                await _body(patiently, event)
             if isinstance(event, Exception):
-                await _body(send, self._broken(event))
+                if not self._begun:
+                    self._begun = True
+                    await self._refuse(event)(scope, receive, patiently)
+                    return End.REFUSED
+                await self._begin_if_need_be(patiently)
+                await _body(patiently, self._broken(event))
                 end = End.BROKEN
-                break
-            await _body(send, comment(self._waiting()) if isinstance(event, _Silence) else event)
-            event = await _next(events, self._pause)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await self._begin_if_need_be(patiently)
+            await patiently({"type": "http.response.body", "body": b"", "more_body": False})
         return end
 
-    def _patient(self, send: Send) -> Send:
+    async def _begin_if_need_be(self, send: Send) -> None:
+        """The status line before the first event; if that went out without the facts, they are told now."""
+        if self._facts_told:
+            return
+        self._facts_told = True
+        if not self._begun:
+            await self._begin(send)
+            return
+        await self._status_out.wait()  # the other task may be at it
+        if facts := self._facts():
+            told = (f"{name.removeprefix('x-router-')}={value}" for name, value in facts.items())
+            await _body(send, comment(" ".join(told)))
+
+    async def _begin(self, send: Send) -> None:
+        self._begun = True
+        facts = self._facts()
+        self._facts_told = self._facts_told or bool(facts)
+        self.headers.update(facts)
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        self._status_out.set()
+
+    async def _tell_of_silence(self, send: Send) -> None:
+        """The status line after `commit` seconds without an event, then a comment after each pause."""
+        await asyncio.sleep(self._commit)
+        async with asyncio.timeout(None) as limit:
+            patiently = self._patient(send, limit)
+            if not self._begun:
+                await self._begin(patiently)
+                await _body(patiently, comment(self._waiting()))
+            while True:
+                await self._silence()
+                await _body(patiently, comment(self._waiting()))
+
+    async def _silence(self) -> None:
+        """Returns when nothing was sent for a pause."""
+        loop = asyncio.get_running_loop()
+        while (left := self._sent_at + self._pause - loop.time()) > 0:  # noqa: ASYNC110 - not an event a token
+            await asyncio.sleep(left)
+
+    def _patient(self, send: Send, limit: asyncio.Timeout) -> Send:
+        """`send`, within `send_seconds`: then `limit` ends the task. What it raises is _SendFailed."""
+        loop = asyncio.get_running_loop()
+
         async def patiently(message: Any) -> None:
-            async with asyncio.timeout(self._send_seconds):
+            now = self._sent_at = loop.time()
+            limit.reschedule(now + self._send_seconds)
+            try:
                 await send(message)
+            except Exception as error:
+                raise _SendFailed from error
+            limit.reschedule(None)
 
         return patiently
 
 
-class _Silence:
-    pass
-
-
-async def _next(events: asyncio.Queue[Event], seconds: float) -> Event | _Silence:
-    try:
-        async with asyncio.timeout(seconds):
-            return await events.get()
-    except TimeoutError:
-        return _Silence()
+class _SendFailed(Exception):
+    """The client takes nothing any more."""
 
 
 def _body(send: Send, chunk: bytes) -> Awaitable[None]:
