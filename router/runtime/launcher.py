@@ -70,6 +70,8 @@ class ProcessLauncher:
         """
         Enter: verify, take a process, load. Leave: the process is gone, stopped if need be.
 
+        A process that dies by itself during the load is replaced once, unseen by those who wait (G10).
+
         `tell` gets Progress from 0 to 1; half of it belongs to the hash, if one must be computed.
         Raises LoadFailed.
         """
@@ -79,13 +81,15 @@ class ProcessLauncher:
 
         weights = progress if self._hashes.known(model) else _share(progress, 0.5, 1.0)
         await self._hashes.verify(model, _share(progress, 0.0, 0.5))
-        began = time.monotonic()
-        process = await self._spares.take()
-        process.instance = instance
-        self._observe(model, "start", began)
+        process = await self._taken(instance, model)
         confirming: list[asyncio.Task[None]] = []
         try:
-            worker = await self._load(process, model, placement, weights)
+            try:
+                worker = await self._load(process, model, placement, weights)
+            except _Died as death:  # it is reaped: what it held is free
+                log.warning("a load is tried once more", instance=instance, reason=death.message)
+                process = await self._taken(instance, model)
+                worker = await self._load(process, model, placement, weights)
             watch = self._spares.own(
                 worker.watch(self._hang_seconds, self._beat, self._deaf_seconds), f"watch-{instance}"
             )
@@ -100,6 +104,13 @@ class ProcessLauncher:
                 await process.gone.wait()
             for task in confirming:
                 task.cancel()
+
+    async def _taken(self, instance: str, model: LocalModel) -> WorkerProcess:
+        began = time.monotonic()
+        process = await self._spares.take()
+        process.instance = instance
+        self._observe(model, "start", began)
+        return process
 
     async def _prepare_to_leave(
         self,
@@ -159,6 +170,10 @@ class ProcessLauncher:
 
     def _observe(self, model: LocalModel, phase: str, began: float) -> None:
         self._metrics.observe_load(model.name, phase, time.monotonic() - began)
+
+
+class _Died(LoadFailed):
+    """The process ended by itself, or by somebody else's hand, before it said anything of the load."""
 
 
 class _Loading:
@@ -227,7 +242,8 @@ class _Loading:
     def _on_gone(self) -> None:
         if not self._result.done():
             died = f"The worker {self._process.instance} died during the load: {self._process.end()}"
-            self._result.set_exception(LoadFailed(died))
+            kind = LoadFailed if self._process.put_down else _Died
+            self._result.set_exception(kind(died))
 
 
 def _share(progress: Progress, start: float, end: float) -> Progress:

@@ -106,6 +106,11 @@ class WorkerProcess:
         """True once it is gone or was told to die."""
         return self._killed_for is not None or self._process.returncode is not None or self.gone.is_set()
 
+    @property
+    def put_down(self) -> bool:
+        """Killed by this gateway, for a reason that `end` tells."""
+        return self._killed_for is not None
+
     def end(self) -> str:
         """How it ended, for people: the reason or the exit, and its last words."""
         how = self._killed_for or describe_exit(self._process.returncode)

@@ -76,6 +76,19 @@ async def test_a_load_that_fails_fails_alone(script: str, words: str) -> None:
             await people.answer(bad)
 
 
+async def test_g10_a_worker_killed_while_it_loads_is_replaced_unseen() -> None:
+    slow, good = model("slow", "load_ms=1000"), model("good", "step_ms=5")
+    async with house(slow, good) as people, undisturbed(people, good):
+        before = set(people.spares.pids) - set(people.spares.idle)
+        async with asyncio.TaskGroup() as tasks:
+            answer = tasks.create_task(people.answer(slow))
+            await until(lambda: any(0 < i.progress < 1 for i in people.residency.view().instances))
+            (loading,) = set(people.spares.pids) - set(people.spares.idle) - before
+            os.kill(loading, signal.SIGKILL)
+        assert answer.result() == "hello"
+        assert len(people.happened("StartWorker")) == 2  # one each: residency never heard of it
+
+
 @pytest.mark.parametrize(("script", "words"), DECODE_FAILURES)
 async def test_g9_a_worker_that_fails_in_its_answer_fails_alone_and_says_how(script: str, words: str) -> None:
     bad, good = model("bad", f"step_ms=5&{script}"), model("good", "step_ms=5")

@@ -41,6 +41,10 @@ class FakeProcess:
     def doomed(self) -> bool:
         return bool(self.killed) or self.gone.is_set()
 
+    @property
+    def put_down(self) -> bool:
+        return bool(self.killed)
+
     def end(self) -> str:
         return self.killed[0] if self.killed else self.how
 

@@ -84,15 +84,34 @@ async def test_a_load_that_fails_says_what_the_worker_said() -> None:
     assert await refused(FakeProcess(says(protocol.LoadFailed("bad magic")))) == "bad magic"
 
 
-async def test_a_worker_that_dies_during_the_load_is_a_failed_load() -> None:
-    process = FakeProcess(lambda process, command: process.die("killed by SIGBUS"))
-    assert await refused(process) == "The worker m#1 died during the load: killed by SIGBUS"
+def dying(how: str) -> FakeProcess:
+    return FakeProcess(lambda process, command: process.die(how))
 
 
-async def test_a_worker_that_died_before_the_load_is_a_failed_load() -> None:
+def dead(how: str) -> FakeProcess:
     process = FakeProcess()
-    process.die("killed by SIGKILL")
-    assert await refused(process) == "The worker m#1 died during the load: killed by SIGKILL"
+    process.die(how)
+    return process
+
+
+@pytest.mark.parametrize("first", [dying, dead])
+async def test_g10_a_worker_that_dies_during_the_load_is_replaced_once_unseen(
+    first: Callable[[str], FakeProcess],
+) -> None:
+    second = FakeProcess(says(LOADED))
+    async with launching(first("killed by SIGKILL"), second) as (launcher, _, _):
+        async with launch(launcher, "m#1", MODEL, quiet) as worker:
+            assert worker.pid == second.pid
+            assert second.instance == "m#1"
+    assert second.gone.is_set()
+
+
+async def test_two_workers_that_die_during_one_load_are_a_failed_load() -> None:
+    async with launching(dying("killed by SIGBUS"), dying("killed by SIGABRT")) as (launcher, spares, _):
+        with pytest.raises(LoadFailed, match="The worker m#1 died during the load: killed by SIGABRT"):
+            async with launch(launcher, "m#1", MODEL, quiet):
+                raise AssertionError("it was launched")
+    assert spares.refills == 2
 
 
 async def test_a_worker_that_says_something_else_during_the_load_is_killed() -> None:
