@@ -304,7 +304,11 @@ def _checked(event: protocol.WorkerEvent) -> protocol.Hello:
 
 
 def _unexpected(process: WorkerProcess) -> Any:
-    return lambda event: process.kill(f"killed because it sent {type(event).__name__} out of turn")
+    def hear(event: protocol.WorkerEvent) -> None:
+        if not isinstance(event, protocol.Pong):  # the answer to its watch's last ping may be on its way
+            process.kill(f"killed because it sent {type(event).__name__} out of turn")
+
+    return hear
 
 
 def _unwanted(birth: asyncio.Task[_Born | LoadFailed]) -> None:

@@ -79,12 +79,18 @@ async def test_a_load_that_fails_fails_alone(script: str, words: str) -> None:
 async def test_g10_a_worker_killed_while_it_loads_is_replaced_unseen() -> None:
     slow, good = model("slow", "load_ms=1000"), model("good", "step_ms=5")
     async with house(slow, good) as people, undisturbed(people, good):
-        before = set(people.spares.pids) - set(people.spares.idle)
+
+        def loading() -> set[int | None]:
+            ready = {instance.pid for instance in people.residency.view().instances}
+            return set(people.spares.pids) - set(people.spares.idle) - ready
+
         async with asyncio.TaskGroup() as tasks:
             answer = tasks.create_task(people.answer(slow))
             await until(lambda: any(0 < i.progress < 1 for i in people.residency.view().instances))
-            (loading,) = set(people.spares.pids) - set(people.spares.idle) - before
-            os.kill(loading, signal.SIGKILL)
+            await until(lambda: len(loading()) == 1)
+            (pid,) = loading()
+            assert pid
+            os.kill(pid, signal.SIGKILL)
         assert answer.result() == "hello"
         assert len(people.happened("StartWorker")) == 2  # one each: residency never heard of it
 

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from router import protocol
 from router.domain.errors import LoadFailed
 from router.runtime.process import WorkerProcess
-from router.runtime.spares import Spares
+from router.runtime.spares import Spares, _unexpected
+from tests.runtime.fakes import FakeProcess
 
 # What a spare does with real processes is asked in tests/process; here is what happens when there are none.
 
@@ -85,3 +87,12 @@ async def test_a_spare_that_comes_to_nothing_is_not_the_loads_fault(monkeypatch:
         worker: Any = object()
         starts[1].set_result(worker)
         assert await taking is worker
+
+
+async def test_the_answer_to_the_watchs_last_ping_is_no_reason_to_kill_a_spare_that_was_taken() -> None:
+    process = FakeProcess()
+    hear = _unexpected(process)  # type: ignore[arg-type]
+    hear(protocol.Pong(1, 0, False))
+    assert not process.killed
+    hear(protocol.Freed())
+    assert process.killed == ["killed because it sent Freed out of turn"]
