@@ -49,6 +49,8 @@ STALL_SECONDS = 60.0
 """/livez silent for so long: the run is given up."""
 ANSWER_SECONDS = 20.0
 """What an operator's call may take on a machine with other work."""
+LAST_SECONDS = 60.0
+"""What the requests under way may take when the time is over: max_wait is 40 s."""
 APPLY_SECONDS = 5.0
 """What an edit may take to be in force."""
 DROPPED = "router_log_lines_dropped_total"
@@ -113,6 +115,7 @@ class Hostile:
         told = (url, edits.names, chosen.seed, self._clock)
         self._clients = [PackageClient("package", *told), PlainClient("plain", *told)]
         self._visitor = Visitor("visitor", *told)
+        self._everybody = (*self._clients, self._visitor)
 
     async def run(self) -> None:
         """A warm-up, a rest, the other part of the time, a rest; what it finds is in the record."""
@@ -141,7 +144,7 @@ class Hostile:
         self._stop.clear()
         began = self._heard = self._clock()
         async with asyncio.TaskGroup() as tasks:
-            for client in (*self._clients, self._visitor):
+            for client in self._everybody:
                 tasks.create_task(client.run(self._stop), name=client.name)
             for what, every in (
                 (self._probe, PROBE_EVERY),
@@ -155,9 +158,11 @@ class Hostile:
                 await asyncio.sleep(0.1)
             self.record.seconds += self._clock() - began
             self._stop.set()
-            if self.record.stalled:
-                for client in (*self._clients, self._visitor):
-                    client.give_up()
+            until = self._clock() + (0 if self.record.stalled else LAST_SECONDS)
+            while self._clock() < until and any(client.busy for client in self._everybody):
+                await asyncio.sleep(0.1)
+            for client in self._everybody:
+                client.give_up()
 
     async def _again(self, what: Callable[[], Awaitable[None]], every: float) -> None:
         """Call it every so many seconds; an operator's call that fails or is late is not what is judged."""
@@ -206,7 +211,7 @@ class Hostile:
 
     async def _tell(self) -> None:
         last = self.record.samples[-1]
-        seen = [seen.end.value for client in (*self._clients, self._visitor) for seen in client.seen]
+        seen = [seen.end.value for client in self._everybody for seen in client.seen]
         ends = ", ".join(f"{end} {count}" for end, count in sorted(Counter(seen).items()))
         print(
             f"{self._clock():5.0f} of {self.record.asked_seconds:.0f} s: {ends}; {len(self.record.kills)} kills; "

@@ -101,6 +101,10 @@ class Client:
                 if seen.end not in (End.STOP, End.LENGTH, End.LEFT):
                     await asyncio.sleep(PAUSE_SECONDS)
 
+    @property
+    def busy(self) -> bool:
+        return self._limit is not None
+
     def give_up(self) -> None:
         """End the request under way now, as one without an end."""
         if self._limit is not None and not self._limit.expired():
