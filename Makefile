@@ -43,6 +43,7 @@ bench: install-dev demo peer
 soak: install-dev demo
 ifeq (,$(filter --hostile,$(ARGS)))
 	@ROUTER_LIVES=20000 $(BIN)/pytest -q --timeout 900 tests/residency/test_simulation.py
+	@ROUTER_RELOADS=200 $(BIN)/pytest -q -k g16 tests/e2e/test_guarantees.py
 endif
 	@$(BIN)/python -m tests.bench.soak $(ARGS)
 

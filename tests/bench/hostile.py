@@ -2,6 +2,8 @@
 `python -m tests.bench.soak --hostile`: a gateway whose log is hardly read, whose workers are killed, whose registry
 is saved again and again, under streams of which some are left.
 
+In the warm-up so much is logged that lines must be dropped; then the log is emptied, and from there on all is kept.
+
 The one rule: the gateway is a process of its own; only its own workers are killed, by their process ids.
 """
 
@@ -58,8 +60,12 @@ END_SECONDS = 60.0
 """From SIGTERM to the exit; the drain time is 30 s."""
 
 
+Job = tuple[Callable[[], Awaitable[None]], float]
+"""What is done again and again, and the seconds between."""
+
+
 class SlowLog:
-    """The reader of the gateway's log: one line a second, until `drain`."""
+    """The reader of the gateway's log: one line a second, or at once while it hurries."""
 
     def __init__(self, pipe: int) -> None:
         self.lines: list[bytes] = []
@@ -68,9 +74,11 @@ class SlowLog:
         self._thread = threading.Thread(target=self._read, name="read-log", daemon=True)
         self._thread.start()
 
-    def drain(self) -> None:
-        """Read all the rest at once, to its end."""
+    def hurry(self) -> None:
         self._hurry.set()
+
+    def slow_down(self) -> None:
+        self._hurry.clear()
 
     def join(self) -> None:
         self._thread.join(ANSWER_SECONDS)
@@ -100,11 +108,18 @@ class Hostile:
     """One run against one gateway."""
 
     def __init__(
-        self, url: str, process: psutil.Process, registry: Path, edits: Edits, chosen: argparse.Namespace
+        self,
+        url: str,
+        process: psutil.Process,
+        log: SlowLog,
+        registry: Path,
+        edits: Edits,
+        chosen: argparse.Namespace,
     ) -> None:
         self.record = Record(chosen.seconds)
         self._url = url
         self._process = process
+        self._log = log
         self._registry = registry
         self._edits = edits
         self._random = random.Random(f"kills {chosen.seed}")
@@ -120,30 +135,36 @@ class Hostile:
     async def run(self) -> None:
         """A warm-up, a rest, the other part of the time, a rest; what it finds is in the record."""
         warm_up = min(WARM_UP, self.record.asked_seconds / 3)
-        async with httpx2.AsyncClient(
-            base_url=self._url, timeout=ANSWER_SECONDS, trust_env=False
-        ) as self._http:
-            for seconds in (warm_up, self.record.asked_seconds - warm_up):
-                await self._disturbed(seconds)
-                if not self.record.stalled:
-                    await self._rest()
-            if not self.record.stalled:
-                await self._final_figures()
+        await self._disturbed(warm_up, (self._chatter, 0.0))
+        await self._rest()
+        await self._disturbed(self.record.asked_seconds - warm_up)
+        await self._rest()
+        with contextlib.suppress(httpx2.HTTPError):
+            await self._final_figures()
         for client in self._clients:
             self.record.requests += client.seen
         self.record.visits += self._visitor.seen
 
     async def _rest(self) -> None:
+        if self.record.stalled:
+            return
+        self._log.hurry()
         try:
             self.record.rest.append(await at_rest.count(self._url, self._process))
         except (OSError, psutil.NoSuchProcess) as error:
             self.record.stalled = f"it did not come to rest: {error}"
+        self._log.slow_down()
 
-    async def _disturbed(self, seconds: float) -> None:
+    def _operator(self) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(base_url=self._url, timeout=ANSWER_SECONDS, trust_env=False)
+
+    async def _disturbed(self, seconds: float, *more: Job) -> None:
         """Clients, kills, edits and looks side by side, for so long or until the gateway is silent."""
+        if self.record.stalled:
+            return
         self._stop.clear()
         began = self._heard = self._clock()
-        async with asyncio.TaskGroup() as tasks:
+        async with self._operator() as self._http, asyncio.TaskGroup() as tasks:
             for client in self._everybody:
                 tasks.create_task(client.run(self._stop), name=client.name)
             for what, every in (
@@ -152,6 +173,7 @@ class Hostile:
                 (self._save, SAVE_EVERY),
                 (self._look, LOOK_EVERY),
                 (self._tell, TELL_EVERY),
+                *more,
             ):
                 tasks.create_task(self._again(what, every), name=what.__name__)
             while self._clock() - began < seconds and not self.record.stalled:
@@ -184,6 +206,10 @@ class Hostile:
             os.kill(self._random.choice(mine), signal.SIGKILL)
             self.record.kills.append(self._clock())
 
+    async def _chatter(self) -> None:
+        """One more line in the log, and a long one."""
+        await self._http.get(f"/v1/models/{'x' * 180}")
+
     async def _save(self) -> None:
         text, good = self._edits.next()
         _write(self._registry, text)
@@ -210,6 +236,8 @@ class Hostile:
         self.record.samples.append(sample)
 
     async def _tell(self) -> None:
+        if not self.record.samples:
+            return
         last = self.record.samples[-1]
         seen = [seen.end.value for client in self._everybody for seen in client.seen]
         ends = ", ".join(f"{end} {count}" for end, count in sorted(Counter(seen).items()))
@@ -223,11 +251,14 @@ class Hostile:
 
     async def _final_figures(self) -> None:
         """The last good edit is saved and given its time; then the counters are read."""
+        if self.record.stalled:
+            return
         _write(self._registry, self._edits.text)
         await asyncio.sleep(APPLY_SECONDS)
-        listed = (await self._http.get("/v1/models")).json()["data"]
+        async with self._operator() as http:
+            listed = (await http.get("/v1/models")).json()["data"]
+            found = figures((await http.get("/metrics")).text, self._edits.names)
         self.record.wrong_models = sorted({entry["id"] for entry in listed} ^ self._edits.expected)
-        found = figures((await self._http.get("/metrics")).text, self._edits.names)
         self.record.counters = found.finishes
         self.record.restarts = found.total["router_worker_restarts_total"]
         self.record.applied = found.reloads["applied"]
@@ -298,7 +329,7 @@ def gateway(
         servers.wait(process, f"http://127.0.0.1:{port}/readyz", lambda: b"\n".join(log.lines).decode())
         yield f"http://127.0.0.1:{port}", process, log
     finally:
-        log.drain()
+        log.hurry()
         if process.poll() is None:
             process.kill()
         process.wait()
@@ -322,7 +353,7 @@ def run(chosen: argparse.Namespace, *flags: str) -> dict[str, Any]:
         registry = folder / "registry.yaml"
         registry.write_text(edits.text)
         with gateway(folder, registry, *flags) as (url, process, log):
-            hostile = Hostile(url, psutil.Process(process.pid), registry, edits, chosen)
+            hostile = Hostile(url, psutil.Process(process.pid), log, registry, edits, chosen)
             asyncio.run(hostile.run())
             hostile.record.exit_status = end(process)
     hostile.record.log, hostile.record.log_lines = log.labels(), len(log.lines)

@@ -22,6 +22,8 @@ ENOUGH = 240.0
 """Seconds after the warm-up that a slope takes."""
 MAX_SLOPE = 512 * 1024.0
 """Bytes a minute: 5 MiB in ten minutes, with some hundred workers, loads and edits in each hundred seconds."""
+MAX_ANSWER = 5.0
+"""Seconds; some milliseconds are usual, and a loop that stands still makes many."""
 KILL_SECONDS = 2.0
 """A request that ended so shortly after a worker was killed may have ended because of it."""
 
@@ -159,6 +161,7 @@ def judge(record: Record) -> list[Check]:
         _at_most("wrong finish labels in the counters", off, 0),
         _at_most("requests counted that were not made, or not counted", difference, 0),
         _at_most("probes of /livez without an answer", record.silent, 0),
+        _at_most("seconds of the longest answer of /livez", max(record.livez, default=0.0), MAX_ANSWER),
         _at_most("models that differ from the last good registry", len(record.wrong_models), 0),
         _at_most("good edits that were refused", max(record.refused - record.broken_saves, 0), 0),
         _at_most("exit status", 1 if record.exit_status is None else abs(record.exit_status), 0),
@@ -179,6 +182,7 @@ def _happened(record: Record, ends: Counter[End]) -> Check:
         "edits applied": record.applied,
         "edits refused": record.refused,
         "log lines": record.log_lines,
+        "dropped log lines": record.dropped or 0,
     }
     never = [name for name, count in happened.items() if not count]
     name = f"things that never happened{': ' if never else ''}{', '.join(never)}"

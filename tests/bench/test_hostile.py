@@ -49,6 +49,7 @@ def record(seconds: float = 600, grown: int = 0) -> Record:
         applied=10,
         refused=2,
         restarts=1,
+        dropped=7,
         exit_status=0,
     )
 
@@ -111,6 +112,8 @@ def broken(**changes: object) -> Record:
         (broken(requests=[*record().requests, seen(9, End.NONE)], counters=Counter(stop=1, length=2, error=3, left=1)),
          ["requests without an end"]),
         (broken(visits=[seen(9, End.CUT)]), ["requests without an end"]),
+        (broken(livez=[0.01, 9.0]), ["seconds of the longest answer of /livez"]),
+        (broken(dropped=None), ["things that never happened: dropped log lines"]),
         (broken(silent=1), ["probes of /livez without an answer"]),
         (broken(seconds=300.0), ["seconds that the run was cut short by"]),
         (broken(exit_status=None), ["exit status"]),
@@ -254,7 +257,7 @@ def test_the_log_is_read_at_one_line_a_time_until_it_is_drained() -> None:
     lines = [json.dumps({"event": "request", "request": f"r{n}", "finish": "stop"}) for n in range(9)]
     os.write(ours, "\n".join(["no JSON", *lines, '{"cut']).encode())
     assert len(log.lines) <= 1
-    log.drain()
+    log.hurry()
     os.close(ours)
     log.join()
     os.close(theirs)

@@ -25,7 +25,7 @@ def busy(gateway: Gateway) -> float:
     return gateway.total("router_slots_busy", model="a")
 
 
-def test_a_client_that_leaves_frees_its_slot_long_before_its_answer_would_have_ended(start: Start) -> None:
+def test_g8_a_client_that_leaves_frees_its_slot_long_before_its_answer_would_have_ended(start: Start) -> None:
     gateway = start()
     gateway.openai.completions.create(model="a", prompt="Hi", max_tokens=1)
     with gateway.http.stream("POST", "/v1/completions", json={"model": "a", **ENDLESS}) as response:
@@ -104,7 +104,7 @@ BODIES = {
 }
 
 
-def test_no_body_grows_the_gateway_by_64_mib(start: Start) -> None:
+def test_g20_no_body_grows_the_gateway_by_64_mib(start: Start) -> None:
     gateway = start("--backend", "echo")
     gateway.openai.completions.create(model="a", prompt="Hi", max_tokens=1)
     grown = {}
