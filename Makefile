@@ -39,6 +39,7 @@ bench: install-dev demo peer
 	@$(BIN)/python -m tests.bench.bytes
 	@$(BIN)/python -m tests.bench.trace
 	@$(BIN)/python -m tests.bench.relay
+	@$(BIN)/python -m tests.bench.delays
 
 soak: install-dev demo
 ifeq (,$(filter --hostile,$(ARGS)))

@@ -123,6 +123,7 @@ async def test_facts_that_are_known_in_time_are_headers(streams: Streams) -> Non
     assert call.text == "a"
 
 
+@pytest.mark.timeout(30)
 async def test_silence_between_events_is_filled_too(streams: Streams) -> None:
     gate = asyncio.Event()
     call = streams.start(Source(b"a", gate, b"b"), commit=0.001, pause=0.001)

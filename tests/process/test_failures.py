@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ from router.domain.news import Freed, News, Stuck
 from router.runtime import process as worker_process
 from router.runtime.launcher import ProcessLauncher
 from router.runtime.process import WorkerProcess
+from router.runtime.pulse import Pulse
 from router.runtime.spares import Spares
 from router.telemetry import Metrics
 from tests.local import launch, quiet
@@ -170,7 +172,10 @@ async def test_a_slow_load_is_no_hang_as_long_as_it_goes_on() -> None:
         assert await people.answer(slow) == "hello"  # three times as long as a stall may be
 
 
-async def test_a_spare_that_is_frozen_is_replaced_before_a_load_is_given_to_it() -> None:
+async def test_a_spare_that_is_frozen_is_replaced_before_a_load_is_given_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("router.runtime.spares.Pulse", functools.partial(Pulse, deaf_seconds=0.3))
     async with Spares(1, backend="echo", beat=0.05) as spares:
         await until(lambda: spares.idle)
         (first,) = spares.idle
