@@ -19,6 +19,7 @@ help:
 	@echo "make bench   tokens per second and swap times beside llama-server; bytes foretold and measured; a trace"
 	@echo "make soak    2,000 swaps among six small models under traffic (20 minutes): memory, files and times flat;"
 	@echo "             and before it 20,000 random lives of the scheduler (some 10 minutes)"
+	@echo "             ARGS=--hostile: instead, 10 minutes of kills, edits and a log that is hardly read"
 	@echo "make peer    build that llama-server (once, minutes)"
 	@echo "make lint    ruff and the import contracts        make types   mypy --strict"
 	@echo "make demo    only fetch the demo models           make clean   remove .venv and caches of tools"
@@ -38,9 +39,13 @@ bench: install-dev demo peer
 	@$(BIN)/python -m tests.bench.bytes
 	@$(BIN)/python -m tests.bench.trace
 	@$(BIN)/python -m tests.bench.relay
+	@$(BIN)/python -m tests.bench.delays
 
 soak: install-dev demo
+ifeq (,$(filter --hostile,$(ARGS)))
 	@ROUTER_LIVES=20000 $(BIN)/pytest -q --timeout 900 tests/residency/test_simulation.py
+	@ROUTER_RELOADS=200 $(BIN)/pytest -q -k g16 tests/e2e/test_guarantees.py
+endif
 	@$(BIN)/python -m tests.bench.soak $(ARGS)
 
 peer: install-dev

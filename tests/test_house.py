@@ -144,6 +144,12 @@ def test_the_registries_in_the_readme_are_ones_that_load(tmp_path: Path) -> None
     assert found.models["contracts"].cloud == "never"
 
 
+def test_the_readme_says_on_how_many_gpus_it_was_run_and_how() -> None:
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert "never run" not in text
+    assert "Several GPUs were run on two cards: models whole on each, and one split over both." in text
+
+
 def test_the_readme_names_only_verbs_and_targets_that_exist() -> None:
     text = (ROOT / "README.md").read_text()
     verbs = set(

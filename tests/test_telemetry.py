@@ -98,7 +98,7 @@ def series(metrics: Metrics) -> int:
     return sum(map(len, scraped(metrics).values()))
 
 
-def test_a_model_has_at_most_40_series_whatever_happens_to_it() -> None:
+def test_g21_a_model_has_at_most_40_series_whatever_happens_to_it() -> None:
     metrics = Metrics()
     before = series(metrics)
     worst_case(metrics, "first")

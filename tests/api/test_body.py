@@ -144,7 +144,7 @@ def heap_of_a_gateway() -> Iterator[None]:
 
 @pytest.mark.usefixtures("heap_of_a_gateway")
 @pytest.mark.parametrize("name", HOSTILE)
-async def test_no_body_keeps_the_loop_for_50_ms(name: str) -> None:
+async def test_g20_no_body_keeps_the_loop_for_50_ms(name: str) -> None:
     path, sent = HOSTILE[name]
     assert len(sent) <= LARGEST
     async with scene() as house:
@@ -154,7 +154,7 @@ async def test_no_body_keeps_the_loop_for_50_ms(name: str) -> None:
 
 
 @pytest.mark.usefixtures("heap_of_a_gateway")
-async def test_the_largest_embedding_answer_keeps_the_loop_for_no_50_ms() -> None:
+async def test_g20_the_largest_embedding_answer_keeps_the_loop_for_no_50_ms() -> None:
     async with scene() as house:
         await house.ask("POST", "/v1/embeddings", {"model": A.name, "input": "x"})
         house.launcher.worker().dimensions = 2048

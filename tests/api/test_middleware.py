@@ -52,6 +52,21 @@ async def test_one_line_a_request_with_no_credential_and_no_body() -> None:
     assert "secret" not in str(lines).replace("s3cret", "secret").replace("/secret", "")
 
 
+async def test_g19_no_credential_of_a_client_reaches_a_worker() -> None:
+    async with scene(keys=KEYS) as house:
+        for path in ("chat/completions", "completions"):
+            asked = chat_body() if path.startswith("chat") else {"model": A.name, "prompt": "Hi"}
+            more = {"user": "al", "metadata": {"key": "not a secret of ours"}}
+            headers = {**ALICE, "x-api-key": "s3cret-a", "cookie": "s3cret-a"}
+            answer = await house.ask(
+                "POST", f"/v1/{path}", {**asked, **more}, headers=headers, query="s3cret-a"
+            )
+            assert answer.status == 200
+        requests = house.launcher.worker().requests
+    assert len(requests) == 2
+    assert "s3cret" not in repr(requests)
+
+
 async def test_where_the_registry_has_keys_everything_but_probes_needs_one() -> None:
     async with scene(keys=KEYS) as house:
         for path in ("/livez", "/readyz", "/health"):

@@ -123,9 +123,10 @@ async def test_facts_that_are_known_in_time_are_headers(streams: Streams) -> Non
     assert call.text == "a"
 
 
+@pytest.mark.timeout(30)
 async def test_silence_between_events_is_filled_too(streams: Streams) -> None:
     gate = asyncio.Event()
-    call = streams.start(Source(b"a", gate, b"b"), pause=0.001)
+    call = streams.start(Source(b"a", gate, b"b"), commit=0.001, pause=0.001)
     await call.until("a: loading x 40%")
     gate.set()
     await call.done()

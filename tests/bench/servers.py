@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 START_SECONDS = 120.0
@@ -58,7 +58,7 @@ def running(command: list[str], port: int, health: str, log: Path) -> Iterator[s
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
     try:
-        _wait(process, url + health, log)
+        wait(process, url + health, lambda: log.read_text(errors="replace"))
         yield url
     finally:
         process.terminate()
@@ -69,14 +69,15 @@ def running(command: list[str], port: int, health: str, log: Path) -> Iterator[s
             process.wait()
 
 
-def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def wait(process: subprocess.Popen[bytes], url: str, log: Callable[[], str]) -> None:
+    """Until it answers 200. Raises RuntimeError, with the end of its log, if it does not."""
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until and process.poll() is None:
         with contextlib.suppress(urllib.error.URLError, OSError):
             if urllib.request.urlopen(url, timeout=2).status == 200:
                 return
         time.sleep(0.1)
-    end = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+    end = "\n".join(log().splitlines()[-20:])
     raise RuntimeError(f"{url} did not become ready:\n{end}")
 
 

@@ -1,5 +1,6 @@
 """
 `python -m tests.bench.soak`: thousands of swaps among six small models, under traffic, in one gateway.
+With `--hostile` another one: see `tests.bench.hostile`.
 
 The one rule: the gateway is a process of its own and is looked at from outside; only it is judged.
 """
@@ -14,7 +15,6 @@ import random
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from router import demo
 from router.registry import loader
 from router.settings import cache_home
 from router.sizing import devices
-from tests.bench import load, servers, soak_verdict
-from tests.bench.soak_verdict import Count, Record
+from tests.bench import at_rest, hostile, hostile_verdict, load, servers, soak_verdict
+from tests.bench.soak_verdict import Record
 
 CONTEXTS = (512, 1024)
 """Each file is two models: another context is another process."""
@@ -34,14 +34,14 @@ CLIENTS = 3
 LOOK_SECONDS = 0.25
 TELL_SECONDS = 15.0
 STALL_SECONDS = 120.0
-QUIET_SECONDS = 5.0
-"""So long the last workers may take to leave, and so long is counted after."""
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--hostile", action="store_true", help="kills, edits and a log that is hardly read")
+    parser.add_argument("--seconds", type=float, default=600.0, help="with --hostile: how long (600)")
     parser.add_argument("--swaps", type=int, default=2000)
     parser.add_argument("--models", type=Path, nargs="+", help="GGUFs; the demo models if not given")
     parser.add_argument("--out", type=Path, help="write the JSON there, too")
@@ -50,6 +50,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     chosen = parser.parse_args(arguments)
     if chosen.swaps < 1:
         parser.error("--swaps: at least one")
+    if chosen.seconds <= 0:
+        parser.error("--seconds: more than none")
     return chosen
 
 
@@ -76,7 +78,8 @@ class Soak:
                     await asyncio.sleep(LOOK_SECONDS)
                     self._look()
                     self._tell(swaps)
-            self.record.quiet.append(await self._quiet())
+            self.record.quiet.append(await at_rest.count(self._url, self._gateway))
+            self._moved = time.monotonic()
             self._look()
 
     # Clients ----------------------------------------------------------------------------------------------
@@ -149,44 +152,6 @@ class Soak:
             file=sys.stderr,
             flush=True,
         )
-
-    async def _quiet(self) -> Count:
-        """
-        Send every model away, let the last of them leave, and count for a while: the least of each.
-
-        Something small always goes on (the registry is polled, a scrape answered); a leak raises the least.
-        """
-        await asyncio.to_thread(_post, f"{self._url}/unload")
-        await asyncio.sleep(QUIET_SECONDS)
-        seen = []
-        until = time.monotonic() + QUIET_SECONDS
-        while time.monotonic() < until:
-            seen.append(await self._count())
-            await asyncio.sleep(LOOK_SECONDS)
-        self._moved = time.monotonic()
-        return soak_verdict.least(seen)
-
-    async def _count(self) -> Count:
-        text = await asyncio.to_thread(_get, f"{self._url}/metrics")
-        (tasks,) = [line.split()[1] for line in text.splitlines() if line.startswith("router_tasks ")]
-        gateway = self._gateway
-        return Count(
-            files=gateway.num_fds(),
-            tasks=int(float(tasks)),
-            processes=len(gateway.children(recursive=True)),
-            threads=gateway.num_threads(),
-        )
-
-
-def _get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=30) as answer:
-        text: str = answer.read().decode()
-        return text
-
-
-def _post(url: str) -> None:
-    with urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=30) as answer:
-        answer.read()
 
 
 # The gateway ------------------------------------------------------------------------------------------------
@@ -266,12 +231,14 @@ def show(found: dict[str, Any]) -> None:
 
 def main() -> int:
     chosen = parse()
-    found = run(chosen)
+    found = hostile.run(chosen) if chosen.hostile else run(chosen)
     text = json.dumps(found, indent=1)
     if chosen.out is not None:
         chosen.out.write_text(text + "\n")
     if chosen.json:
         print(text)
+    elif chosen.hostile:
+        print("\n".join(hostile_verdict.table(found)))
     else:
         show(found)
     return 0 if found["passed"] else 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import soak
+from tests.bench import at_rest, soak
 from tests.bench.soak_verdict import Check, Count, Record, facts, judge, least, passed
 
 REST = Count(files=20, tasks=9, processes=1, threads=3)
@@ -79,7 +79,7 @@ def test_the_facts_are_json() -> None:
 def test_the_soak_runs_from_start_to_end(
     model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(soak, "QUIET_SECONDS", 1.0)
+    monkeypatch.setattr(at_rest, "QUIET_SECONDS", 1.0)
     monkeypatch.setattr(soak, "TELL_SECONDS", 0.5)
     files = [str(model(name)) for name in "abc"]
     found = soak.run(soak.parse(["--swaps", "8", "--models", *files]), "--backend", "echo")

@@ -35,8 +35,8 @@ from tests.cloud.endpoint import (
 from tests.cloud.scene import Scene, call, scene
 
 WORD = chunk("m", {"content": "word"})
-SLACK = 0.4
-"""Seconds that a busy machine may add."""
+HANG_SECONDS = 30.0
+"""A guard, and no speed: an endpoint that is silent is so for an hour."""
 
 
 @pytest.fixture
@@ -58,58 +58,53 @@ async def endless_line(seen: Seen, send: Send) -> None:
         await more(send, b"x" * 2**16)
 
 
-BEFORE: list[tuple[str, Answer, str, float]] = [
-    ("hang up", hang_up, "cut", 0.2),
-    ("slow first byte", silence, "timeout", 0.3),
-    ("headers and then nothing", drip_headers, "timeout", 0.3),
-    ("429", status(429), "rate_limited", 0.1),
-    ("500", status(500), "status", 0.2),
-    ("a bad key", status(401), "setup", 0.1),
-    ("an unknown model", status(404), "setup", 0.1),
-    ("a bad first line", raw_stream(b"data: {nonsense\n\n"), "protocol", 0.1),
-    ("a list", raw_stream(b"data: [1]\n\n"), "protocol", 0.1),
-    ("an error in place of an answer", raw_stream(event({"error": {"message": "no"}})), "status", 0.2),
-    ("nothing at all", raw_stream(), "cut", 0.2),
-    ("no stream", status(200, {"choices": []}), "protocol", 0.1),
-    ("a 1 GiB line", endless_line, "too_large", 2.0),
+BEFORE: list[tuple[str, Answer, str]] = [
+    ("hang up", hang_up, "cut"),
+    ("slow first byte", silence, "timeout"),
+    ("headers and then nothing", drip_headers, "timeout"),
+    ("429", status(429), "rate_limited"),
+    ("500", status(500), "status"),
+    ("a bad key", status(401), "setup"),
+    ("an unknown model", status(404), "setup"),
+    ("a bad first line", raw_stream(b"data: {nonsense\n\n"), "protocol"),
+    ("a list", raw_stream(b"data: [1]\n\n"), "protocol"),
+    ("an error in place of an answer", raw_stream(event({"error": {"message": "no"}})), "status"),
+    ("nothing at all", raw_stream(), "cut"),
+    ("no stream", status(200, {"choices": []}), "protocol"),
+    ("a 1 GiB line", endless_line, "too_large"),
 ]
 
 
-@pytest.mark.parametrize(("answer", "reason", "bound"), [c[1:] for c in BEFORE], ids=[c[0] for c in BEFORE])
+@pytest.mark.parametrize(("answer", "reason"), [c[1:] for c in BEFORE], ids=[c[0] for c in BEFORE])
 async def test_before_the_first_event_another_candidate_can_take_over(
-    it: Scene, answer: Answer, reason: str, bound: float
+    it: Scene, answer: Answer, reason: str
 ) -> None:
     it.endpoint.answer = answer
-    began = asyncio.get_running_loop().time()
     with pytest.raises(UpstreamUnavailable) as caught:
-        await it.ask(call())
-    assert asyncio.get_running_loop().time() - began < bound + SLACK
+        async with asyncio.timeout(HANG_SECONDS):
+            await it.ask(call())
     assert (caught.value.upstream, caught.value.reason) == ("big", reason)
 
 
-AFTER: list[tuple[str, Answer, str, float]] = [
-    ("cut", raw_stream(WORD, then="cut"), "closed the connection", 0.1),
-    ("silence", raw_stream(WORD, then="silence"), "fell silent for 0.3 s", 0.3),
-    ("a bad line", raw_stream(WORD, b"data: {oops\n\n", then="silence"), "not valid JSON", 0.1),
-    ("an end without [DONE]", raw_stream(WORD), "in the middle", 0.1),
-    ("an error event", raw_stream(WORD, event({"error": {"message": "overloaded"}})), "overloaded", 0.1),
+AFTER: list[tuple[str, Answer, str]] = [
+    ("cut", raw_stream(WORD, then="cut"), "closed the connection"),
+    ("silence", raw_stream(WORD, then="silence"), "fell silent for 0.3 s"),
+    ("a bad line", raw_stream(WORD, b"data: {oops\n\n", then="silence"), "not valid JSON"),
+    ("an end without [DONE]", raw_stream(WORD), "in the middle"),
+    ("an error event", raw_stream(WORD, event({"error": {"message": "overloaded"}})), "overloaded"),
 ]
 
 
-@pytest.mark.parametrize(("answer", "words", "bound"), [c[1:] for c in AFTER], ids=[c[0] for c in AFTER])
-async def test_after_the_first_event_it_is_broken_and_says_so(
-    it: Scene, answer: Answer, words: str, bound: float
-) -> None:
+@pytest.mark.parametrize(("answer", "words"), [c[1:] for c in AFTER], ids=[c[0] for c in AFTER])
+async def test_after_the_first_event_it_is_broken_and_says_so(it: Scene, answer: Answer, words: str) -> None:
     it.endpoint.answer = answer
-    began = asyncio.get_running_loop().time()
     received = []
     with pytest.raises(UpstreamBroken, match=words):
-        async with it.cloud.open(it.upstream, call()) as begun:
+        async with asyncio.timeout(HANG_SECONDS), it.cloud.open(it.upstream, call()) as begun:
             assert begun.events is not None
             async for piece in begun.events:
                 received.append(piece)
     assert received == [WORD]
-    assert asyncio.get_running_loop().time() - began < bound + SLACK
 
 
 async def test_a_1_gib_line_is_cut_without_growing(it: Scene) -> None:
@@ -184,10 +179,9 @@ async def test_a_connection_that_never_comes_about_is_given_up(it: Scene) -> Non
     async with server:
         port = server.sockets[0].getsockname()[1]
         slow = msgspec.structs.replace(it.upstream, base_url=f"https://127.0.0.1:{port}/v1")
-        began = asyncio.get_running_loop().time()
         with pytest.raises(UpstreamUnavailable, match=r"no connection within 0.5 s") as caught:
-            await it.ask(call(), slow)
-        assert asyncio.get_running_loop().time() - began < 0.5 + SLACK
+            async with asyncio.timeout(HANG_SECONDS):
+                await it.ask(call(), slow)
         await hung_up.wait()
     assert caught.value.reason == "timeout"
 

@@ -47,7 +47,7 @@ def everything_is_logged() -> Iterator[None]:
 @pytest.mark.usefixtures("everything_is_logged")
 @pytest.mark.parametrize("answer", PATHS.values(), ids=PATHS.keys())
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
-async def test_a_key_is_in_no_error_no_log_no_metric_no_repr(
+async def test_g19_a_key_is_in_no_error_no_log_no_metric_no_repr(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

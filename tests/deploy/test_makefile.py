@@ -60,6 +60,14 @@ def test_test_does_its_own_set_up_and_every_check_before_pytest(step: str) -> No
     assert commands.index(step) < commands.index("bin/pytest")
 
 
+def test_soak_runs_the_lives_and_the_swaps_or_only_what_is_hostile() -> None:
+    both = make("-n", "soak", "ARGS=--swaps 200")
+    assert both.index("ROUTER_LIVES=20000") < both.index("tests.bench.soak --swaps 200")
+    hostile = make("-n", "soak", "ARGS=--hostile --seconds 60")
+    assert "ROUTER_LIVES" not in hostile
+    assert "tests.bench.soak --hostile --seconds 60" in hostile
+
+
 def test_ci_runs_make_test_without_standard_input() -> None:
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)

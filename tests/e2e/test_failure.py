@@ -95,7 +95,7 @@ def test_g12_no_worker_outlives_a_gateway_that_is_killed_outright(start: Start) 
     assert gone(family)
 
 
-def test_g24_after_sigterm_readiness_says_503_the_running_answer_finishes_and_new_ones_are_refused(
+def test_g17_after_sigterm_readiness_says_503_the_running_answer_finishes_and_new_ones_are_refused(
     start: Start,
 ) -> None:
     gateway = start()
@@ -115,7 +115,7 @@ def test_g24_after_sigterm_readiness_says_503_the_running_answer_finishes_and_ne
     assert gone(family)
 
 
-def test_a_second_signal_ends_at_once(start: Start) -> None:
+def test_g17_a_second_signal_ends_at_once(start: Start) -> None:
     gateway = start()
     with gateway.http.stream(
         "POST", "/v1/completions", json={"model": "a", **LONG, "max_tokens": 900}

@@ -122,7 +122,7 @@ WAYS: list[dict[str, Any]] = [
 """All that a client can say to be sent on."""
 
 
-async def test_nothing_of_a_request_that_stays_and_no_secret_gets_out(
+async def test_g19_nothing_of_a_request_that_stays_and_no_secret_gets_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with split(tmp_path, monkeypatch) as it:

@@ -45,19 +45,21 @@ def model(name: str, script: str = "") -> LocalModel:
 
 
 @contextlib.asynccontextmanager
-async def house(*models: LocalModel, room: int = 10, **limits: float) -> AsyncIterator[House]:
-    """`room`: how many models fit."""
+async def house(
+    *models: LocalModel, room: int = 10, silence: float = 0.5, **limits: float
+) -> AsyncIterator[House]:
+    """`room`: how many models fit; `silence`: seconds after which a worker that says nothing is hung."""
     metrics = Metrics()
     async with Spares(1, backend="echo", beat=0.1) as spares:
         launcher = ProcessLauncher(
             spares,
             metrics,
             "echo",
-            hang_seconds=0.5,
-            stall_seconds=0.5,
+            hang_seconds=silence,
+            stall_seconds=silence,
             grace=0.5,
             beat=0.1,
-            deaf_seconds=0.5,
+            deaf_seconds=silence,
         )
         told = Limits(**limits)  # type: ignore[arg-type]
         core = Residency({"host": room * SIZE}, told)

@@ -3,54 +3,49 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
-import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
 from router.domain.errors import LoadFailed, WorkerCrashed
+from router.domain.generation import Delta
 from router.domain.models import LocalModel
 from router.domain.news import Freed, News, Stuck
 from router.runtime import process as worker_process
 from router.runtime.launcher import ProcessLauncher
 from router.runtime.process import WorkerProcess
+from router.runtime.pulse import Pulse
 from router.runtime.spares import Spares
 from router.telemetry import Metrics
 from tests.local import launch, quiet
 from tests.process.house import House, house, model
-from tests.process.people import ENDLESS, alive, ask, children, echo, until
+from tests.process.people import ENDLESS, alive, ask, children, echo, text, until
 
 pytestmark = pytest.mark.process
 
 
 @asynccontextmanager
-async def undisturbed(people: House, neighbour: LocalModel) -> AsyncIterator[None]:
-    """A stream of another model that runs all the while, and whose words never pause for half a second."""
+async def undisturbed(people: House, neighbour: LocalModel) -> AsyncIterator[list[Delta]]:
+    """What a stream of another model says meanwhile. It does not end, and goes on afterwards."""
     async with people.residency.lease(neighbour, 20) as lease:
         async with aclosing(lease.worker.generate(ask("for ever", ENDLESS))) as deltas:
-            await anext(deltas)
-            gaps: list[float] = []
-            reading = asyncio.Event()
+            words = [await anext(deltas)]
 
             async def read() -> None:
-                last = time.monotonic()
-                async for _ in deltas:
-                    now = time.monotonic()
-                    gaps.append(now - last)
-                    last = now
-                    if reading.is_set():
-                        return
+                async for delta in deltas:
+                    words.append(delta)
                 raise AssertionError("the neighbour's stream ended")
 
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(read())
-                yield
-                reading.set()
-            assert max(gaps) < 0.5
-            assert len(gaps) > 3
+                reading = tasks.create_task(read())
+                yield words
+                said = len(words)
+                await until(lambda: len(words) > said + 3)
+                reading.cancel()
 
 
 LOAD_FAILURES = [
@@ -71,9 +66,12 @@ DECODE_FAILURES = [
 @pytest.mark.parametrize(("script", "words"), LOAD_FAILURES)
 async def test_a_load_that_fails_fails_alone(script: str, words: str) -> None:
     bad, good = model("bad", script), model("good", "step_ms=5")
-    async with house(bad, good) as people, undisturbed(people, good):
+    async with house(bad, good) as people, undisturbed(people, good) as said:
+        before = len(said)
         with pytest.raises(LoadFailed, match=words):
             await people.answer(bad)
+        if "hang" in script:  # for half a second, and the neighbour says a word every 5 ms
+            assert len(said) > before + 3
 
 
 async def test_g10_a_worker_killed_while_it_loads_is_replaced_unseen() -> None:
@@ -98,23 +96,25 @@ async def test_g10_a_worker_killed_while_it_loads_is_replaced_unseen() -> None:
 @pytest.mark.parametrize(("script", "words"), DECODE_FAILURES)
 async def test_g9_a_worker_that_fails_in_its_answer_fails_alone_and_says_how(script: str, words: str) -> None:
     bad, good = model("bad", f"step_ms=5&{script}"), model("good", "step_ms=5")
-    async with house(bad, good) as people, undisturbed(people, good):
+    async with house(bad, good) as people, undisturbed(people, good) as said:
+        before = len(said)
         with pytest.raises(WorkerCrashed, match=words):
             await people.endless(bad)
+        if "hang" in script:
+            assert len(said) > before + 3
 
 
-async def test_g9_a_worker_killed_in_its_answer_is_told_within_half_a_second() -> None:
+async def test_g9_a_worker_killed_in_its_answer_is_told_as_soon_as_its_socket_closes() -> None:
+    """No watch of a silence tells it: those are told to wait for an hour."""
     good, bad = model("good", "step_ms=5"), model("bad", "step_ms=5")
-    async with house(good, bad) as people, undisturbed(people, good):
+    async with house(good, bad, silence=3600) as people, undisturbed(people, good):
         async with people.residency.lease(bad, 20) as lease:
             async with aclosing(lease.worker.generate(ask("for ever", ENDLESS))) as deltas:
                 await anext(deltas)
                 os.kill(lease.worker.pid, signal.SIGKILL)
-                killed = time.monotonic()
                 with pytest.raises(WorkerCrashed, match="SIGKILL"):
                     while True:
                         await anext(deltas)
-                assert time.monotonic() - killed < 0.5
 
 
 async def test_g13_a_model_that_crashes_again_and_again_is_refused_at_once_and_others_are_served() -> None:
@@ -126,32 +126,30 @@ async def test_g13_a_model_that_crashes_again_and_again_is_refused_at_once_and_o
                     await people.endless(bad)
             await until(lambda: people.residency.view().status("bad") == "failed")
             loads = len(people.happened("StartWorker"))
-            asked = time.monotonic()
             with pytest.raises(LoadFailed, match="bad failed too often") as caught:
                 await people.answer(bad)
-            assert time.monotonic() - asked < 0.05
+            asked, refused = (people.happened(kind)[-1] for kind in ("LeaseRequested", "RefuseLease"))
+            assert refused == asked + 1  # at once: nothing else happened first
             assert caught.value.retry_after is not None and 1 < caught.value.retry_after <= 5
             assert len(people.happened("StartWorker")) == loads
         assert await people.answer(good) == "hello"
 
 
 @pytest.mark.parametrize("when", ["idle", "decoding"])
-async def test_g11_a_worker_that_is_frozen_is_found_killed_and_replaced_within_five_seconds(
-    when: str,
-) -> None:
-    """With the patience that is shipped, not the tests'."""
+async def test_g11_a_worker_that_is_frozen_is_found_killed_and_replaced(when: str) -> None:
+    """In beats of a tenth of a second; how many there may be is `test_pulse`'s question."""
     async with Spares(1, backend="echo") as spares:
-        launcher = ProcessLauncher(spares, Metrics(), "echo")
+        launcher = ProcessLauncher(spares, Metrics(), "echo", beat=0.1, deaf_seconds=0.4)
         async with launch(launcher, "m#1", echo("step_ms=5"), quiet) as worker:
             async with aclosing(worker.generate(ask("for ever", ENDLESS))) as deltas:
                 if when == "decoding":
                     await anext(deltas)
-                await asyncio.sleep(1.5)  # the watch has its rhythm
+                await asyncio.sleep(0.15)  # the watch has its rhythm
                 os.kill(worker.pid, signal.SIGSTOP)
-                frozen = time.monotonic()
-                await worker.wait_gone()
+                async with asyncio.timeout(60):
+                    await worker.wait_gone()
         async with launch(launcher, "m#2", echo(), quiet) as worker:
-            assert time.monotonic() - frozen < 5.5  # a beat's length of luck, on a loaded machine
+            assert await text(worker.generate(ask("hello"))) == "hello"
 
 
 async def test_g11_a_worker_that_is_frozen_while_it_loads_is_found_long_before_its_progress_is_missed() -> (
@@ -174,7 +172,10 @@ async def test_a_slow_load_is_no_hang_as_long_as_it_goes_on() -> None:
         assert await people.answer(slow) == "hello"  # three times as long as a stall may be
 
 
-async def test_a_spare_that_is_frozen_is_replaced_before_a_load_is_given_to_it() -> None:
+async def test_a_spare_that_is_frozen_is_replaced_before_a_load_is_given_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("router.runtime.spares.Pulse", functools.partial(Pulse, deaf_seconds=0.3))
     async with Spares(1, backend="echo", beat=0.05) as spares:
         await until(lambda: spares.idle)
         (first,) = spares.idle

@@ -14,6 +14,8 @@ from router.domain.generation import EmbeddingRequest, FinishReason, SamplingPar
 from router.domain.models import EngineOptions
 from router.runtime.client import WorkerClient
 from router.runtime.launcher import ProcessLauncher
+from router.runtime.spares import Spares
+from router.telemetry import Metrics
 from tests.local import launch, quiet
 from tests.process.people import ENDLESS, LARGE, ask, echo, text, until
 
@@ -128,7 +130,8 @@ async def test_each_way_to_die_while_decoding_is_told(
         assert words in await crash(worker)
 
 
-async def test_a_worker_that_is_stopped_by_a_signal_is_found_hung(launcher: ProcessLauncher) -> None:
+async def test_a_worker_that_is_stopped_by_a_signal_is_found_hung(spares: Spares) -> None:
+    launcher = ProcessLauncher(spares, Metrics(), "echo", beat=0.1, deaf_seconds=0.5)
     async with launch(launcher, "m#1", echo(), quiet) as worker:
         os.kill(worker.pid, signal.SIGSTOP)
         assert "killed because it hung: no answer to a ping" in await crash(worker)

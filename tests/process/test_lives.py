@@ -233,7 +233,7 @@ async def test_each_bad_greeting_is_refused_and_its_process_removed(kind: str, w
         await until(lambda: not children())
 
 
-async def test_no_credential_of_the_gateway_is_in_a_workers_environment(
+async def test_g19_no_credential_of_the_gateway_is_in_a_workers_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "canary-1")

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
 from router import protocol
+from router.runtime.launcher import ProcessLauncher
 from router.runtime.pulse import Pulse, Watch
 from tests.runtime.fakes import FakeProcess
 
@@ -37,6 +40,15 @@ def clock(hang: float = 30.0, on_device: bool = False) -> Clock:
 
 def test_g11_a_deaf_worker_that_sleeps_is_hung_after_four_beats() -> None:
     assert clock().beats(None) == (4, "no answer to a ping for 4 s")
+
+
+def test_g11_with_what_is_shipped_a_deaf_worker_is_hung_within_five_seconds() -> None:
+    """The beat under way when it fell silent, and those that are missed."""
+    shipped = inspect.signature(ProcessLauncher).parameters
+    beat, deaf = shipped["beat"].default, shipped["deaf_seconds"].default
+    watched = Clock(Pulse(beat, 30.0, deaf))
+    watched.beats(IDLE, 1)
+    assert (watched.beats(None)[0] + 1) * beat <= 5
 
 
 def test_one_answer_is_enough_to_be_heard() -> None:
