@@ -10,6 +10,7 @@ The error tree. Errors carry facts; `api.errors` alone knows their HTTP status.
     + QueueFull
     + LeaseTimeout
     + DoesNotFit         never: no retry helps
+    + DoesNotFitNow      other processes have the memory, and may give it back
     + LoadFailed
     + WorkerCrashed
     + ShuttingDown
@@ -90,6 +91,10 @@ class LeaseTimeout(Unavailable):
 
 class DoesNotFit(Unavailable):
     """The model can never fit the budget beside what is pinned. Retrying is pointless."""
+
+
+class DoesNotFitNow(Unavailable):
+    """It would fit the budget, but other processes, or ones that were killed and do not end, hold the memory."""
 
 
 class LoadFailed(Unavailable):

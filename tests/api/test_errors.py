@@ -47,6 +47,7 @@ CASES = [
     (domain.LeaseTimeout("x", 3), 503, "server_error", "model_loading", None),
     (domain.QueueFull("x", 3), 429, "rate_limit_error", "queue_full", None),
     (domain.DoesNotFit("x"), 503, "server_error", "insufficient_vram", None),
+    (domain.DoesNotFitNow("x"), 503, "server_error", "insufficient_vram_now", None),
     (domain.LoadFailed("x"), 503, "server_error", "model_load_failed", None),
     (domain.WorkerCrashed("x"), 502, "server_error", "worker_crashed", None),
     (domain.ShuttingDown("x"), 503, "server_error", "shutting_down", None),

@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from router.domain.errors import LeaseTimeout, QueueFull, ShuttingDown, WorkerCrashed
+from router.domain.errors import (
+    DoesNotFit,
+    DoesNotFitNow,
+    LeaseTimeout,
+    QueueFull,
+    ShuttingDown,
+    WorkerCrashed,
+)
 from router.domain.memory import Bytes, fits, left, plus
 from router.domain.models import EngineOptions, LocalModel, Placement
 from router.residency.core import Residency
@@ -275,11 +282,24 @@ class Referee:
                 same = sum(w.model.fingerprint == waiter.model.fingerprint for w in self.waiting.values())
                 limits = self.limits
                 assert count >= limits.max_waiting or same >= limits.max_waiting_per_model
+            if action.error in (DoesNotFit, DoesNotFitNow):
+                self._check_too_large(waiter.model, action)
             if self.closed:
                 assert action.error is ShuttingDown
         assert ticket not in self.outcomes, f"ticket {ticket} has two outcomes"
         self.outcomes[ticket] = action.error.__name__
         crashed.discard(ticket)
+
+    def _check_too_large(self, model: LocalModel, action: RefuseLease) -> None:
+        """For ever only if the budgets do not hold it, else for now, and then somebody else has the memory."""
+        now = action.error is DoesNotFitNow
+        assert (action.retry_after is not None) == now, "a retry is promised in vain, or denied"
+        alone = any(fits(self.need(model, p), self.budgets) for p in model.placements)
+        if now:
+            others = self.free_beside or any(p.stuck for p in self.processes.values())
+            assert alone and others, "refused for now, and nobody else has the memory"
+        elif not any(m.pinned for m in self.desired.values()):
+            assert not alone, "refused for ever, and it fits the budgets"
 
     # The whole house --------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.domain.errors import DoesNotFit, WorkerCrashed
+from router.domain.errors import DoesNotFit, DoesNotFitNow, WorkerCrashed
 from router.residency.events import (
     GrantLease,
     LeaseReleased,
@@ -124,7 +124,7 @@ def test_only_a_worker_that_stops_can_free() -> None:
 def test_a_process_that_cannot_be_killed_holds_its_bytes_and_is_not_waited_for() -> None:
     play = a_ready()
     play << LeaseRequested(4, 2, B) >> [StopWorker("a#1", "pressure")]
-    play << WorkerStuck(5, "a#1") >> [Refused(2, DoesNotFit)]
+    play << WorkerStuck(5, "a#1") >> [Refused(2, DoesNotFitNow)]
     assert play.core.tables.instances["a#1"].phase is Phase.QUARANTINED
     assert play.core.tables.free == on(4)
     play << LeaseRequested(6, 3, model("small", 4)) >> [start("small#2", model("small", 4), "request")]
@@ -133,7 +133,7 @@ def test_a_process_that_cannot_be_killed_holds_its_bytes_and_is_not_waited_for()
 def test_a_quarantined_process_that_exits_after_all_gives_its_bytes_back() -> None:
     play = a_ready()
     play << LeaseRequested(4, 2, B) >> [StopWorker("a#1", "pressure")]
-    play << WorkerStuck(5, "a#1") >> [Refused(2, DoesNotFit)]
+    play << WorkerStuck(5, "a#1") >> [Refused(2, DoesNotFitNow)]
     play << WorkerExited(60, "a#1") >> []
     play << LeaseRequested(61, 3, B) >> [start("b#2", B, "request")]
 

@@ -29,6 +29,7 @@ def test_the_house_rules_hold_in_random_lives(batch: int) -> None:
         "QueueFull",
         "LeaseTimeout",
         "DoesNotFit",
+        "DoesNotFitNow",
         "LoadFailed",
         "WorkerCrashed",
     ):
