@@ -39,7 +39,7 @@ class Report:
         )
 
     def stopping(self, instance: str, model: LocalModel, reason: StopReason, was_ready: bool) -> None:
-        if was_ready:
+        if was_ready or reason == "abandoned":
             self._metrics.evictions.labels(model.name, reason).inc()
         log.info("unloading", model=model.name, instance=instance, reason=reason)
 

@@ -16,7 +16,8 @@ from router.domain.memory import Bytes, fits, left, plus
 from router.domain.models import EngineOptions, Limits, LocalModel, Placement
 
 StartReason = Literal["request", "preload", "operator"]
-StopReason = Literal["idle", "requested", "pressure", "changed", "oom"]
+StopReason = Literal["idle", "requested", "pressure", "abandoned", "changed", "oom"]
+"""abandoned: it loaded, nobody waited for it any more, and another needed the memory."""
 
 
 class Phase(enum.Enum):
@@ -204,6 +205,19 @@ class Tables:
         """Pinned by the registry as it is now: never evicted for another model."""
         latest = self.keep.get(instance.fingerprint)
         return latest is not None and latest.pinned
+
+    def unasked(self, fingerprint: str) -> bool:
+        """Whether the registry wants it in memory although nobody asks: pinned, or preloaded for the first time."""
+        model = self.keep.get(fingerprint)
+        if model is None or model.problem is not None or fingerprint in self.dismissed:
+            return False
+        return model.pinned or (model.preload and fingerprint not in self.preloaded)
+
+    def abandoned(self, instance: Instance) -> bool:
+        """It loads, and neither a waiter nor the registry wants it any more."""
+        if instance.phase is not Phase.LOADING or self.protected(instance):
+            return False
+        return not self.wanted(instance.fingerprint) and not self.unasked(instance.fingerprint)
 
     def room_for(self, fingerprint: str) -> dict[str, int]:
         """The most that this model could have: the budgets in force less what is pinned or quarantined."""

@@ -51,10 +51,11 @@ class Steps:
         self._say(events.StartWorker(name, model, placement, reason))
 
     def _evict(self, instance: Instance) -> None:
-        self._drain(instance, "pressure")
+        reason: StopReason = "abandoned" if instance.phase is Phase.LOADING else "pressure"
+        self._drain(instance, reason)
         instance.victim = True
         if not instance.leases:
-            self._stop(instance, "pressure")
+            self._stop(instance, reason)
 
     def _drain(self, instance: Instance, reason: StopReason) -> None:
         """No new leases. It is stopped when the last one ends, which is now if it has none."""

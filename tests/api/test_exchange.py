@@ -83,6 +83,21 @@ async def test_a_refusal_before_the_first_word_is_a_real_error_with_a_time_to_co
         assert first.data[-1] == "[DONE]"
 
 
+async def test_a_load_whose_client_left_does_not_hold_up_the_next_one(house: Scene) -> None:
+    house.launcher.gates[A.name] = asyncio.Event()  # never opened
+    async with (
+        served(house) as url,
+        httpx2.AsyncClient(base_url=url, trust_env=False, timeout=30) as http,
+        asyncio.TaskGroup() as tasks,
+    ):
+        leaving = tasks.create_task(http.post("/v1/chat/completions", json=chat_body()))
+        await until(lambda: house.house.residency.view().instances)
+        leaving.cancel()
+        answer = await http.post("/v1/chat/completions", json=chat_body(model=B.name))
+        assert answer.status_code == 200
+    assert house.house.residency.view().failed == {}
+
+
 async def test_a_model_that_never_fits_is_not_worth_a_retry() -> None:
     huge = resized(B, Footprint(101))
     async with scene(A, huge) as house:

@@ -1,13 +1,12 @@
 """
 The house rules, checked from outside: what the operating system and the clients would see.
 
-The one rule: the referee keeps its own books and looks into the core's tables only to compare them.
+The one rule: the referee keeps its own books (`house_books`) and looks into the core's tables only to compare them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 from router.domain.errors import (
     DoesNotFit,
@@ -17,9 +16,8 @@ from router.domain.errors import (
     ShuttingDown,
     WorkerCrashed,
 )
-from router.domain.memory import Bytes, fits, left, plus
-from router.domain.models import EngineOptions, LocalModel, Placement
-from router.residency.core import Residency
+from router.domain.memory import fits, left, plus
+from router.domain.models import LocalModel, Placement
 from router.residency.events import (
     Action,
     DeviceFree,
@@ -44,49 +42,11 @@ from router.residency.events import (
 )
 from router.residency.policy import LINGER
 from router.residency.state import Phase
+from tests.residency.house_books import Books, Process
 
 
-@dataclass
-class Process:
-    """What the operating system runs."""
-
-    model: LocalModel
-    engine: EngineOptions
-    """As it was placed."""
-    devices: frozenset[str]
-    bytes: Bytes
-    up: bool = False
-    dying: bool = False
-    stuck: bool = False
-    slots: int = 0
-    excused: bool = False
-    """It drains because an edit lowered the budget: then even a pinned one may go."""
-    leases: set[int] = field(default_factory=set)
-
-
-class Referee:
+class Referee(Books):
     """Feed events to `tell`; an AssertionError names the rule that was broken."""
-
-    def __init__(self, core: Residency) -> None:
-        self.core = core
-        self.limits = core.tables.limits
-        self.budgets = core.tables.budgets
-        self.processes: dict[str, Process] = {}
-        self.waiting: dict[int, LeaseRequested] = {}
-        self.outcomes: dict[int, str] = {}
-        self.measured: dict[tuple[str, EngineOptions], Bytes] = {}
-        self.desired: dict[str, LocalModel] = {}
-        self.closed = False
-        self.started: set[str] = set()
-        self.total: Bytes = {}
-        self.booked: Bytes = {}
-        self.deaths: dict[str, list[float]] = {}
-        self.free_beside: Bytes = {}
-        self.shares: Mapping[str, float] = {}
-        self.squeezed: set[str] = set()
-        """Their last load ran out of memory while somebody waited: one more try."""
-        self._fell: str | None = None
-        self._claimed: str | None = None
 
     def tell(self, event: Event) -> list[Action]:
         claim = self.core.tables.claim
@@ -195,6 +155,11 @@ class Referee:
                     assert excused or not self._pinned(process), f"pinned {name} was evicted"
                     asked_for = self._claimed is not None or self.waiting
                     assert excused or asked_for, f"{name} was evicted for nobody"
+                if reason == "abandoned":
+                    assert not process.up, f"{name} was there already"
+                    assert not self._wanted(process), f"{name} was stopped while somebody waited for its load"
+                    asked_for = self._claimed is not None or self.waiting
+                    assert asked_for or not fits(self._sum(), self.budgets), f"{name} was stopped for nobody"
                 process.dying = True
             case GrantLease(ticket, name):
                 process = self.processes[name]
@@ -231,6 +196,7 @@ class Referee:
             self._check_turn(model.fingerprint)
         assert action.placement in model.placements, f"{name} is placed as nobody said"
         self.processes[name] = self._process(model, action.placement)
+        self.processes[name].unasked = action.reason == "preload"
         need = [device for device, size in self.processes[name].bytes.items() if size > 0]
         room = {device: size for device, size in self.in_force.items() if device in need}
         assert fits(self._sum(), room), f"{name} does not fit: {self._sum()} of {room}"
@@ -327,42 +293,27 @@ class Referee:
             assert self.deadline(waiter) > now, "a waiter was not told in time"
             assert waiter.model.fingerprint not in ready, "a waiter was passed over"
         assert len(self.waiting) <= self.limits.max_waiting, "the queue has no bound"
+        self._check_abandoned()
         if not self.waiting:
             return
         moving = any(not p.stuck and (not p.up or p.dying or p.leases) for p in self.processes.values())
         wake = next((a.at for a in actions if isinstance(a, WakeAt)), float("inf"))
         assert moving or wake <= now + LINGER + 1e-6, "somebody waits and nothing moves"
 
-    def deadline(self, waiter: LeaseRequested) -> float:
-        if waiter.deadline is not None:
-            return waiter.deadline
-        return (
-            self.core.tables.waiting[waiter.ticket].deadline
-            if waiter.ticket in self.core.tables.waiting
-            else 0.0
-        )
-
-    def _open(self) -> set[str]:
-        return {i.id for i in self.core.tables.instances.values() if i.open} & self.processes.keys()
-
-    def _pinned(self, process: Process) -> bool:
-        fingerprint = process.model.fingerprint
-        return any(m.pinned and m.fingerprint == fingerprint for m in self.desired.values())
-
-    @property
-    def in_force(self) -> Bytes:
-        return {d: min(size, self.free_beside.get(d, size)) for d, size in self.budgets.items()}
-
-    def rank(self, waiter: LeaseRequested) -> float:
-        priority = waiter.model.priority if waiter.priority is None else waiter.priority
-        return waiter.at - priority * self.limits.aging
-
-    def need(self, model: LocalModel, placement: Placement) -> Bytes:
-        return self.measured.get((model.fingerprint, placement.engine), placement.bytes)
-
-    def _bounded(self, now: Bytes, before: Bytes) -> bool:
-        """G3: within the budget, or falling after an edit lowered it."""
-        return all(now.get(d, 0) <= max(size, before.get(d, 0)) for d, size in self.budgets.items())
-
-    def _sum(self) -> Bytes:
-        return plus(*(p.bytes for p in self.processes.values()))
+    def _check_abandoned(self) -> None:
+        """Whoever claims memory does not wait for the end of a load that nobody waits for."""
+        claim = self.core.tables.claim
+        if claim is None:
+            return
+        staying = [p.bytes for p in self.processes.values() if not p.dying or p.stuck]
+        model, soon = self.waiting[claim].model, left(self.in_force, *staying)
+        needs = [self.need(model, placement) for placement in model.placements]
+        if any(fits(need, soon) for need in needs):
+            return
+        for name, process in self.processes.items():
+            same = (m for m in self.desired.values() if m.fingerprint == process.model.fingerprint)
+            if any(m.preload for m in same):
+                continue  # it may be its first load, which the registry wants
+            if not process.up and not process.dying and not self._wanted(process):
+                helped = any(fits(need, plus(soon, process.bytes)) for need in needs)
+                assert not helped, f"{name} loads for nobody, and somebody waits for its memory"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from router.domain.errors import DoesNotFit, DoesNotFitNow
 from router.residency.core import Residency
-from router.residency.state import Waiter
+from router.residency.state import Instance, Phase, Waiter
 from router.residency.steps import Refusal
 
 
@@ -18,4 +18,29 @@ class NowIsNever(Residency):
         return refusal
 
 
-MUTANTS: tuple[type[Residency], ...] = (NowIsNever,)
+class FinishesAbandonedLoads(Residency):
+    """Who claims memory waits for the end of a load that nobody waits for."""
+
+    def _abandoned(self) -> list[Instance]:
+        return []
+
+
+class StopsAwaitedLoads(Residency):
+    """A load is stopped for a claim although somebody waits for it."""
+
+    def _abandoned(self) -> list[Instance]:
+        tables = self.tables
+        loading = [i for i in tables.instances.values() if i.phase is Phase.LOADING]
+        return [i for i in loading if not tables.protected(i)]
+
+
+class StopsPreloads(Residency):
+    """A preload counts as a load that nobody wants."""
+
+    def _abandoned(self) -> list[Instance]:
+        tables = self.tables
+        loading = [i for i in tables.instances.values() if i.phase is Phase.LOADING]
+        return [i for i in loading if not tables.protected(i) and not tables.wanted(i.fingerprint)]
+
+
+MUTANTS: tuple[type[Residency], ...] = (NowIsNever, FinishesAbandonedLoads, StopsAwaitedLoads, StopsPreloads)

@@ -235,8 +235,9 @@ class Life:
                         device = draw.choice(list(held))
                         held[device] = max(1, held[device] + draw.randint(-1, 2))
                     self._at(now + draw.uniform(0.5, LONGEST_LOAD), self._ready(name, held))
-            case StopWorker(name):
+            case StopWorker(name, reason):
                 self.stats["stops"] += 1
+                self.stats["abandoned"] += reason == "abandoned"
                 self._end(now, name)
             case GrantLease(ticket, _):
                 self._at(now + min(draw.expovariate(0.4), LONGEST_LEASE), self._release(ticket))
