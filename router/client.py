@@ -73,6 +73,8 @@ class Instance(msgspec.Struct, frozen=True):
     slots: int | None = None
     leases: int | None = None
     expires_in: float | None = None
+    names: tuple[str, ...] = ()
+    """All names of the process, `model` among them."""
 
 
 class Memory(msgspec.Struct, frozen=True):
@@ -211,13 +213,13 @@ class Client:
 
 def _progress(model: str, now: Running) -> Progress | None:
     """How far a model is; None when the gateway does nothing for it."""
-    for instance in now.running:
-        if instance.model == model and instance.phase in ("loading", "ready"):
+    own = [instance for instance in now.running if model in (instance.model, *instance.names)]
+    for instance in own:
+        if instance.phase in ("loading", "ready"):
             stage = "loaded" if instance.phase == "ready" else "loading"
             return Progress(stage, instance.progress)
     # While an older version of it drains, or others do, it is listed as waiting.
-    leaving = any(instance.model == model for instance in now.running)
-    return Progress("waiting") if leaving or model in now.waiting else None
+    return Progress("waiting") if own or model in now.waiting else None
 
 
 def _error_message(answer: httpx2.Response, asked: str) -> str:

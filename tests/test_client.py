@@ -94,6 +94,11 @@ def test_a_load_is_followed_through_waiting_and_loading_until_it_is_ready() -> N
     ]
 
 
+def test_a_load_by_one_name_sees_the_process_that_bears_another() -> None:
+    entry = {"model": "other", "names": ["other", "big"], "phase": "ready", "progress": 1.0}
+    assert load({"running": [entry]}) == [Progress("loaded", 1.0)]
+
+
 def test_an_old_version_that_drains_is_waited_for_without_end() -> None:
     assert load(*[big("draining")] * 40, big("ready", 1.0))[-1].stage == "loaded"
 

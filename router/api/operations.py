@@ -82,7 +82,7 @@ async def load(request: Request, house: House, record: Record) -> Response:
     model = await _named(request, house, record)
     if model.problem is not None:
         raise LoadFailed(f"The model {model.name!r} cannot be loaded: {model.problem}")
-    house.background.start(f"load {model.name}", _load(house, model))
+    house.background.start(f"load {model.fingerprint}", _load(house, model))  # the same by any of its names
     return _json({"success": True})
 
 
@@ -178,10 +178,9 @@ async def props(request: Request, house: House, record: Record) -> Response:
 async def running(request: Request, house: House, record: Record) -> Response:
     """Every process that holds a model, and what the house has left."""
     view = house.residency.view()
-    models = house.catalog.current.models
-    seen = [i for i in view.instances if (m := models.get(i.model)) is None or record.may_use(m)]
+    shown = [(instance, _names(instance, house, record)) for instance in view.instances]
     body = {
-        "running": [_instance(i, models.get(i.model)) for i in seen],
+        "running": [_instance(instance, names) for instance, names in shown if names],
         "memory": view.memory.kinds(),
         "devices": {device: memory.kinds() for device, memory in view.devices.items()},
         "paces": dict(view.paces),
@@ -211,10 +210,17 @@ def _upstream(view: UpstreamView, house: House) -> dict[str, Any]:
     }
 
 
-def _instance(instance: InstanceView, model: LocalModel | None) -> dict[str, Any]:
+def _names(instance: InstanceView, house: House, record: Record) -> list[str]:
+    """Those that the key may use; names that left the registry hide nothing any more."""
+    models = house.catalog.current.models
+    return [name for name in instance.names if (m := models.get(name)) is None or record.may_use(m)]
+
+
+def _instance(instance: InstanceView, names: list[str]) -> dict[str, Any]:
     return {
         "id": instance.id,
-        "model": instance.model,
+        "model": instance.model if instance.model in names else names[0],
+        "names": names,
         "state": _LLAMA_SWAP_STATES[instance.phase],
         "phase": instance.phase,
         "progress": instance.progress,
@@ -227,8 +233,8 @@ def _instance(instance: InstanceView, model: LocalModel | None) -> dict[str, Any
         "leases": instance.leases,
         "idle_seconds": instance.idle_seconds,
         "expires_in": instance.expires_in,
-        "ttl": model.ttl if model else None,
-        "pinned": model.pinned if model else False,
+        "ttl": instance.ttl,
+        "pinned": instance.pinned,
     }
 
 

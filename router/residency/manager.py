@@ -189,6 +189,7 @@ class ResidencyManager:
     def reconcile(self, models: Mapping[str, LocalModel], budgets: Bytes, limits: Limits) -> None:
         """The whole registry as it is now; residency moves towards it."""
         self._orders.keep({model.fingerprint for model in models.values()})
+        self._report.named(models)
         self._post(events.ModelsDesired(self._clock(), models, budgets, limits))
 
     def view(self) -> HouseView:
@@ -359,7 +360,7 @@ class ResidencyManager:
 
     def _statuses(self) -> dict[str, tuple[Status, float]]:
         view = self.view()
-        names = view.fingerprints.keys() | {i.model for i in view.instances}
+        names = view.fingerprints.keys() | {name for i in view.instances for name in i.names}
         return {name: (view.status(name), view.progress(name)) for name in names}
 
     def _model(self, instance: str) -> LocalModel:

@@ -65,6 +65,8 @@ class Instance:
     """Why it drains or stops; None while it may stay."""
     victim: bool = False
     """Drained for the head of the queue, and spared again if that waiter leaves."""
+    names: tuple[str, ...] = ()
+    """Every name that the registry has for it, or had last; `model` bears one of them."""
 
     @property
     def open(self) -> bool:
@@ -139,7 +141,9 @@ class Tables:
     desired: dict[str, LocalModel] = field(default_factory=dict)
     """By name: the registry."""
     keep: dict[str, LocalModel] = field(default_factory=dict)
-    """The same by fingerprint; of two names for one file the pinned one."""
+    """The same by fingerprint: what all names of one process want together (`policy.common`)."""
+    names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """By fingerprint, in the registry's order."""
     preloaded: set[str] = field(default_factory=set)
     """Was in memory once: `preload` has done its work."""
     dismissed: set[str] = field(default_factory=set)
@@ -205,6 +209,13 @@ class Tables:
         """Pinned by the registry as it is now: never evicted for another model."""
         latest = self.keep.get(instance.fingerprint)
         return latest is not None and latest.pinned
+
+    def versions_of(self, name: str | None) -> set[str]:
+        """The fingerprints that a name stands for, in the registry, in memory and in the queue; of None, all."""
+        every = [(names, f) for f, names in self.names.items()]
+        every += [(i.names, i.fingerprint) for i in self.instances.values()]
+        every += [((w.model.name,), w.fingerprint) for w in self.waiting.values()]
+        return {fingerprint for names, fingerprint in every if name is None or name in names}
 
     def unasked(self, fingerprint: str) -> bool:
         """Whether the registry wants it in memory although nobody asks: pinned, or preloaded for the first time."""

@@ -128,6 +128,37 @@ async def test_running_tells_who_holds_what(house: Scene) -> None:
     assert body["waiting"] == {}
 
 
+TWIN = msgspec.structs.replace(A, name="twin", aliases=(), pinned=True, ttl=None)
+
+
+async def test_running_lists_every_name_of_a_process_that_the_key_may_use() -> None:
+    keys = tuple(
+        Key(name, hashlib.sha256(name.encode()).hexdigest(), models)
+        for name, models in (("all", ("*",)), ("one", ("twin",)), ("none", ("b",)))
+    )
+    async with scene(A, TWIN, B, keys=keys) as house:
+        await until(lambda: house.house.residency.view().status(A.name) == "loaded")  # pinned by its twin
+
+        async def entries(key: str) -> list[dict[str, object]]:
+            call = await house.ask("GET", "/running", headers={"x-api-key": key})
+            found: list[dict[str, object]] = call.json["running"]
+            return found
+
+        (entry,) = await entries("all")
+        assert (entry["names"], entry["ttl"], entry["pinned"]) == ([A.name, "twin"], None, True)
+        (entry,) = await entries("one")
+        assert (entry["model"], entry["names"]) == ("twin", ["twin"])
+        assert await entries("none") == []
+
+
+async def test_a_process_is_unloaded_by_any_of_its_names() -> None:
+    async with scene(A, TWIN) as house:
+        await until(lambda: house.house.residency.view().status("twin") == "loaded")
+        call = await house.ask("POST", "/models/unload", {"model": A.name})
+        assert (call.status, call.json) == (200, {"success": True})
+        await until(lambda: not house.house.residency.view().instances)
+
+
 async def test_changes_follow_llama_cpps_format(house: Scene) -> None:
     house.launcher.gates[A.name] = asyncio.Event()
     call = house.call("GET", "/models/sse")

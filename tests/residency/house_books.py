@@ -28,6 +28,8 @@ class Process:
     """It was started because the registry says so."""
     excused: bool = False
     """It drains because an edit lowered the budget: then even a pinned one may go."""
+    used: float = 0.0
+    """When it was ready, or a lease began or ended there last."""
     leases: set[int] = field(default_factory=set)
 
 

@@ -73,11 +73,11 @@ class Referee(Books):
         match event:
             case LeaseRequested():
                 self.waiting[event.ticket] = event
-            case LeaseReleased(_, ticket):
-                self._release(ticket)
+            case LeaseReleased(at, ticket):
+                self._release(at, ticket)
             case WorkerReady(_, name, slots, resident):
                 process = self.processes[name]
-                process.up, process.slots = True, slots
+                process.up, process.slots, process.used = True, slots, event.at
                 self.squeezed.discard(process.model.fingerprint)
                 self.measured[process.model.fingerprint, process.engine] = resident
                 free = {d: max(size, 0) for d, size in left(self.in_force, self._sum()).items()}
@@ -111,12 +111,13 @@ class Referee(Books):
                 pass
         return set()
 
-    def _release(self, ticket: int) -> None:
+    def _release(self, at: float, ticket: int) -> None:
         if self.waiting.pop(ticket, None) is not None:
             self.outcomes[ticket] = "left"
         for process in self.processes.values():
             if ticket in process.leases:
                 process.leases.discard(ticket)
+                process.used = at
                 self.outcomes[ticket] = "served"
 
     def _die(self, at: float, name: str, out_of_memory: bool = False) -> set[int]:
@@ -160,6 +161,13 @@ class Referee(Books):
                     assert not self._wanted(process), f"{name} was stopped while somebody waited for its load"
                     asked_for = self._claimed is not None or self.waiting
                     assert asked_for or not fits(self._sum(), self.budgets), f"{name} was stopped for nobody"
+                if reason == "idle":
+                    names = [m for m in self.desired.values() if m.fingerprint == process.model.fingerprint]
+                    ends = [float("inf") if m.ttl is None else process.used + m.ttl for m in names]
+                    assert max(ends, default=0.0) <= now, (
+                        f"{name} was stopped before the ttl of all its names"
+                    )
+                    assert not self._pinned(process), f"pinned {name} was stopped"
                 process.dying = True
             case GrantLease(ticket, name):
                 process = self.processes[name]
@@ -171,6 +179,7 @@ class Referee(Books):
                 same = [w for w in self.waiting.values() if w.model.fingerprint == waiter.model.fingerprint]
                 assert all(self.rank(waiter) <= self.rank(w) for w in same), "a lower priority went first"
                 process.leases.add(ticket)
+                process.used = now
             case RefuseLease():
                 self._check_refusal(now, action, crashed)
             case WakeAt(at):

@@ -43,4 +43,19 @@ class StopsPreloads(Residency):
         return [i for i in loading if not tables.protected(i) and not tables.wanted(i.fingerprint)]
 
 
-MUTANTS: tuple[type[Residency], ...] = (NowIsNever, FinishesAbandonedLoads, StopsAwaitedLoads, StopsPreloads)
+class HearsOneName(Residency):
+    """Of two names of one process, only the first one's ttl and pin count."""
+
+    def _follow_registry(self, instance: Instance) -> None:
+        super()._follow_registry(instance)
+        if (names := self.tables.names.get(instance.fingerprint)) is not None:
+            instance.model = self.tables.keep[instance.fingerprint] = self.tables.desired[names[0]]
+
+
+MUTANTS: tuple[type[Residency], ...] = (
+    NowIsNever,
+    FinishesAbandonedLoads,
+    StopsAwaitedLoads,
+    StopsPreloads,
+    HearsOneName,
+)

@@ -106,6 +106,10 @@ class Life:
             )
             for number in range(draw.randint(2, 6))
         ]
+        if draw.random() < 0.3:  # another name of the same process
+            first = msgspec.structs.replace(found[0], pinned=found[0].pinned and draw.random() < 0.5)
+            options = {"ttl": draw.choice([None, 0.0, 20.0]), "priority": draw.choice([0, 1])}
+            found.append(msgspec.structs.replace(first, name="twin", **options))
         if draw.random() < 0.3:
             found.append(model("huge", BUDGET + 1))
         if draw.random() < 0.2:
