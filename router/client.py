@@ -135,12 +135,12 @@ class Client:
         """The answer of `GET /running`, as it came."""
         return self._ask("GET", "/running")
 
-    def unload(self, name: str | None) -> None:
-        """Unload one model, or all (None); busy ones finish what they do first."""
+    def unload(self, name: str | None, force: bool = False) -> None:
+        """Unload one model, or all (None); busy ones finish what they do first. `force`: refuse who waits for them."""
         if name is None:
-            self._request("GET", "/unload")
+            self._request("GET", "/unload?force=true" if force else "/unload")
         else:
-            self._ask("POST", "/models/unload", {"model": name})
+            self._ask("POST", "/models/unload", {"model": name, "force": True} if force else {"model": name})
 
     def load(self, name: str, pause: Callable[[], None] = lambda: time.sleep(0.2)) -> Iterator[Progress]:
         """

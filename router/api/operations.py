@@ -79,7 +79,8 @@ async def metrics(request: Request, house: House, record: Record) -> Response:
 
 async def load(request: Request, house: House, record: Record) -> Response:
     """Answers at once; the loading goes on behind it, and /models/sse tells how."""
-    model = await _named(request, house, record)
+    body = await read(request, wire.Body)
+    model = house.model(body.model_name(), record)
     if model.problem is not None:
         raise LoadFailed(f"The model {model.name!r} cannot be loaded: {model.problem}")
     house.background.start(f"load {model.fingerprint}", _load(house, model))  # the same by any of its names
@@ -94,15 +95,12 @@ async def _load(house: House, model: LocalModel) -> None:
 
 
 async def unload(request: Request, house: House, record: Record) -> Response:
-    model = await _named(request, house, record)
-    if not house.residency.unload(model.name):
+    """Busy models drain first. What clients wait for is a conflict, unless `force`: then they are refused."""
+    body = await read(request, wire.UnloadBody)
+    model = house.model(body.model_name(), record)
+    if not house.residency.unload(model.name, bool(body.force)):
         raise InvalidRequest(f"The model {model.name!r} is not running.", "model")
     return _json({"success": True})
-
-
-async def _named(request: Request, house: House, record: Record) -> LocalModel:
-    body = await read(request, wire.Body)
-    return house.model(body.model_name(), record)
 
 
 async def changes(request: Request, house: House, record: Record) -> Response:
@@ -239,10 +237,13 @@ def _instance(instance: InstanceView, names: list[str]) -> dict[str, Any]:
 
 
 async def unload_all(request: Request, house: House, record: Record) -> Response:
-    """Busy models drain first. Only for a key that may use every model."""
+    """Busy models drain first; what clients wait for stays, unless ?force. Only for a key that may use every model."""
     if record.key is not None and "*" not in record.key.models:
         raise NotAllowed("This key may not unload every model.")
-    house.residency.unload(None)
+    force = request.query_params.get("force", "false")
+    if force not in ("", "true", "false"):
+        raise InvalidRequest("'force' must be true or false.", "force")
+    house.residency.unload(None, force != "false")
     return Response("OK", media_type="text/plain")
 
 

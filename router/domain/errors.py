@@ -14,6 +14,7 @@ The error tree. Errors carry facts; `api.errors` alone knows their HTTP status.
     + LoadFailed
     + WorkerCrashed
     + ShuttingDown
+  x ModelBusy            an operator's unload of what clients wait for
   x UpstreamError        the cloud said no
     + UpstreamRefused      its own 4xx: the request is at fault, no candidate helps
     + UpstreamUnavailable  not now; the next candidate may be tried
@@ -117,6 +118,17 @@ class WorkerCrashed(Unavailable):
 
 class ShuttingDown(Unavailable):
     """The gateway is stopping and takes no new work."""
+
+
+class ModelBusy(RouterError):
+    """An operator's unload of a model that `waiting` requests wait for: it would be loaded again for them at once."""
+
+    def __init__(self, name: str, waiting: int) -> None:
+        requests = "1 request waits" if waiting == 1 else f"{waiting} requests wait"
+        super().__init__(
+            f"{requests} for the model {name!r}; with force it is unloaded and they are refused."
+        )
+        self.waiting = waiting
 
 
 class UpstreamError(RouterError):

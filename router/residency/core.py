@@ -57,8 +57,8 @@ class Residency(WaitingRoom):
                 self.tables.shares = dict(event.shares)
             case events.ModelsDesired():
                 self._desired(event)
-            case events.UnloadRequested(_, name):
-                self._unload(name)
+            case events.UnloadRequested(_, name, force):
+                self._unload(name, force)
             case events.ShutdownRequested():
                 self._shut_down()
             case events.TimePassed():
@@ -154,19 +154,20 @@ class Residency(WaitingRoom):
             self._follow_registry(instance)
         tables.forget_the_gone(event.at)
 
-    def _unload(self, name: str | None) -> None:
+    def _unload(self, name: str | None, force: bool) -> None:
+        """What clients wait for would be loaded again for them at once: only `force` sends it, and them, away."""
         tables = self.tables
         meant = tables.versions_of(name)
+        if not force:
+            meant -= {w.fingerprint for w in tables.waiting.values() if w.reason == "request"}
         for waiter in list(tables.waiting.values()):
-            if waiter.reason == "operator" and waiter.fingerprint in meant:
-                self._refuse(waiter, (LoadFailed, f"{waiter.model.name} was unloaded.", None))
+            if waiter.fingerprint in meant:
+                text = f"{waiter.model.name} was unloaded by an operator."
+                self._refuse(waiter, (LoadFailed, text, policy.SHORTEST_RETRY))
         for instance in tables.instances.values():
-            if instance.fingerprint not in meant:
-                continue
-            if instance.phase is Phase.LOADING and tables.wanted(instance.fingerprint):
-                continue  # it would be loaded again for them at once
-            tables.dismissed.add(instance.fingerprint)
-            self._drain(instance, "requested")
+            if instance.fingerprint in meant:
+                tables.dismissed.add(instance.fingerprint)
+                self._drain(instance, "requested")
 
     def _shut_down(self) -> None:
         self.tables.shutting_down = True

@@ -164,9 +164,9 @@ class ResidencyManager:
         """An operator's load: returns when the model is ready. Raises the kinds of Unavailable."""
         await self._orders.load(model)
 
-    def unload(self, name: str | None) -> int:
+    def unload(self, name: str | None, force: bool = False) -> int:
         """An operator's unload; None = all. Busy ones finish first. Returns how many were told to go."""
-        return self._orders.unload(name)
+        return self._orders.unload(name, force)
 
     def expected_wait(self, model: LocalModel) -> float:
         """Seconds until a request for `model` that came now would have its lease: an estimate."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Mapping
 
-from router.domain.errors import DoesNotFit, DoesNotFitNow, Unavailable
+from router.domain.errors import DoesNotFit, DoesNotFitNow, ModelBusy, Unavailable
 from router.domain.models import LocalModel
 from router.residency import events
 from router.residency.state import Phase, Tables
@@ -55,11 +55,32 @@ class Orders:
                 self._stir()
             raise
 
-    def unload(self, name: str | None) -> int:
-        """None = all. Busy ones finish first. Returns how many were told to go."""
-        before = {i.id for i in self._tables.instances.values() if i.open}
-        self._post(events.UnloadRequested(self._clock(), name))
-        return len(before - {i.id for i in self._tables.instances.values() if i.open})
+    def unload(self, name: str | None, force: bool = False) -> int:
+        """
+        None = all. Busy ones finish first. Returns how many were told to go.
+
+        Raises ModelBusy when clients wait for the one that is named; `force` refuses them. Of all, those that are
+        waited for stay without it.
+        """
+        before = self._here(name)
+        waiting = [
+            w for w in self._tables.waiting.values() if w.fingerprint in before and w.reason == "request"
+        ]
+        self._post(events.UnloadRequested(self._clock(), name, force))
+        if name is not None and waiting and not force:
+            raise ModelBusy(name, len(waiting))
+        return len(before - self._here(name, leaving=False))
+
+    def _here(self, name: str | None, leaving: bool = True) -> set[str]:
+        """The versions that are in memory or waited for; `leaving`: also those that drain for an operator."""
+        tables = self._tables
+        here = {
+            i.fingerprint
+            for i in tables.instances.values()
+            if i.phase not in (Phase.STOPPING, Phase.QUARANTINED) and (leaving or i.leaving != "requested")
+        }
+        awaited = {w.fingerprint for w in tables.waiting.values()}
+        return (here | awaited) & tables.versions_of(name)
 
     def came_up(self, fingerprint: str) -> None:
         """The model is in memory: an order that failed before is history."""

@@ -51,6 +51,7 @@ CASES = [
     (domain.LoadFailed("x"), 503, "server_error", "model_load_failed", None),
     (domain.WorkerCrashed("x"), 502, "server_error", "worker_crashed", None),
     (domain.ShuttingDown("x"), 503, "server_error", "shutting_down", None),
+    (domain.ModelBusy("x", 2), 409, "invalid_request_error", "model_busy", None),
     (domain.UpstreamRefused("x", "big", 422, "bad", "why", "seed"), 422, "bad", "why", "seed"),
     (domain.UpstreamUnavailable("x", "big", "status"), 503, "server_error", "upstream_unavailable", None),
     (domain.OverBudget("x", "big", "day", 9.0), 429, "insufficient_quota", "over_budget", None),

@@ -6,14 +6,18 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 
+import httpx2
 import msgspec
 import pytest
 from structlog.testing import capture_logs
+from typer.testing import CliRunner, Result
 
+from router.cli import app as command_line
 from router.domain.upstreams import Budget
 from router.registry.loader import Key
 from tests.api.beyond import split
-from tests.scene import A, B, Scene, scene, until
+from tests.api.door import served
+from tests.scene import A, B, Scene, chat_body, scene, until
 
 
 @pytest.fixture
@@ -101,6 +105,46 @@ async def test_unload_is_for_models_that_run(house: Scene) -> None:
     await house.chat()
     assert (await house.ask("POST", "/models/unload", {"model": "default"})).json == {"success": True}
     await until(lambda: not house.house.residency.view().instances)
+
+
+async def test_an_unload_of_what_a_client_waits_for_needs_force(house: Scene) -> None:
+    house.launcher.gates[A.name] = asyncio.Event()  # never opened
+
+    async def unload(*flags: str) -> Result:
+        arguments = ["unload", *flags, "--url", url]
+        return await asyncio.to_thread(CliRunner().invoke, command_line, arguments)
+
+    async with (
+        served(house) as url,
+        httpx2.AsyncClient(base_url=url, trust_env=False, timeout=30) as http,
+        asyncio.TaskGroup() as tasks,
+    ):
+        waiting = tasks.create_task(http.post("/v1/chat/completions", json=chat_body()))
+        await until(lambda: house.house.residency.view().waiting)
+        busy = await http.post("/models/unload", json={"model": A.name})
+        assert (busy.status_code, busy.json()["error"]["code"]) == (409, "model_busy")
+        assert "1 request waits" in busy.json()["error"]["message"]
+        refused = await unload("default")
+        assert (refused.exit_code, "1 request waits" in refused.stderr) == (1, True)
+        assert (await http.get("/unload?force=maybe")).status_code == 400
+        assert (await unload("--all")).exit_code == 0
+        assert not waiting.done()
+        assert (await unload("default", "--force")).exit_code == 0
+        answer = await waiting
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_load_failed")
+        assert "was unloaded by an operator" in answer.json()["error"]["message"]
+        await until(lambda: not house.house.residency.view().instances)
+        assert (await http.post("/models/unload", json={"model": A.name})).status_code == 400
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_forced_unload_of_all_refuses_who_waits(house: Scene, method: str) -> None:
+    house.launcher.gates[A.name] = asyncio.Event()
+    waiting = house.call("POST", "/v1/chat/completions", chat_body())
+    await until(lambda: house.house.residency.view().waiting)
+    assert (await house.ask(method, "/unload", query="force")).status == 200
+    await waiting.done()
+    assert waiting.error["code"] == "model_load_failed"
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])

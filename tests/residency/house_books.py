@@ -54,6 +54,8 @@ class Books:
         """Their last load ran out of memory while somebody waited: one more try."""
         self._fell: str | None = None
         self._claimed: str | None = None
+        self._forced = False
+        """An operator sends away what clients wait for, and them."""
 
     def _wanted(self, process: Process) -> bool:
         """Somebody waits for this load, or the registry wants it."""

@@ -50,6 +50,7 @@ class Referee(Books):
 
     def tell(self, event: Event) -> list[Action]:
         claim = self.core.tables.claim
+        self._forced = isinstance(event, UnloadRequested) and event.force
         self._claimed = None if claim is None else self.core.tables.waiting[claim].fingerprint
         crashed = self._happened(event)
         failing = self._failing()
@@ -257,6 +258,8 @@ class Referee(Books):
                 same = sum(w.model.fingerprint == waiter.model.fingerprint for w in self.waiting.values())
                 limits = self.limits
                 assert count >= limits.max_waiting or same >= limits.max_waiting_per_model
+            if "was unloaded" in action.reason:
+                assert self._forced or waiter.reason == "operator", "an unload refused a client"
             if action.error in (DoesNotFit, DoesNotFitNow):
                 self._check_too_large(waiter.model, action)
             if self.closed:

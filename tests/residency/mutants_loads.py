@@ -52,10 +52,18 @@ class HearsOneName(Residency):
             instance.model = self.tables.keep[instance.fingerprint] = self.tables.desired[names[0]]
 
 
+class UnloadsFromUnderClients(Residency):
+    """An operator's unload refuses the clients who wait, without being forced to."""
+
+    def _unload(self, name: str | None, force: bool) -> None:
+        super()._unload(name, True)
+
+
 MUTANTS: tuple[type[Residency], ...] = (
     NowIsNever,
     FinishesAbandonedLoads,
     StopsAwaitedLoads,
     StopsPreloads,
     HearsOneName,
+    UnloadsFromUnderClients,
 )

@@ -185,7 +185,7 @@ class Life:
         return ModelsDesired(at, shown, dict(self.budgets), self.limits)
 
     def _unload(self, at: float) -> Event:
-        return UnloadRequested(at, self.random.choice([None, *self.models]))
+        return UnloadRequested(at, self.random.choice([None, *self.models]), self.random.random() < 0.3)
 
     def _strangers(self, at: float) -> Event:
         """Other processes take some of a device, or give it back."""

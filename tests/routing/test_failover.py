@@ -40,6 +40,7 @@ def test_after_these_the_next_candidate_is_asked(error: errors.RouterError, reas
         errors.ContextOverflow(10, 20),
         errors.UnknownModel("x"),
         errors.ShuttingDown("bye"),
+        errors.ModelBusy("a", 1),
         errors.UpstreamRefused("bad", "big", 400, "invalid_request_error", None, None),
         errors.UpstreamBroken("cut", "big"),
         errors.PolicyRefused("never", "big"),
