@@ -235,7 +235,10 @@ def _follow_load(gateway: Client, name: str, quiet: bool) -> None:
 @app.command()
 def unload(
     name: Annotated[str | None, typer.Argument(help="One model.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="All that no request waits for.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also what requests wait for; those are refused.")
+    ] = False,
     url: Url = LOCAL,
     key: ApiKey = "",
     as_json: AsJson = False,
@@ -244,7 +247,7 @@ def unload(
     if (name is None) != every:
         raise typer.BadParameter("name one model, or say --all")
     with _gateway(url, key, as_json) as gateway:
-        gateway.unload(name)
+        gateway.unload(name, force)
     _done(as_json, {"model": name, "status": "unloading"}, f"unloading {name or 'all models'}")
 
 

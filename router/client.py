@@ -73,6 +73,8 @@ class Instance(msgspec.Struct, frozen=True):
     slots: int | None = None
     leases: int | None = None
     expires_in: float | None = None
+    names: tuple[str, ...] = ()
+    """All names of the process, `model` among them."""
 
 
 class Memory(msgspec.Struct, frozen=True):
@@ -133,12 +135,12 @@ class Client:
         """The answer of `GET /running`, as it came."""
         return self._ask("GET", "/running")
 
-    def unload(self, name: str | None) -> None:
-        """Unload one model, or all (None); busy ones finish what they do first."""
+    def unload(self, name: str | None, force: bool = False) -> None:
+        """Unload one model, or all (None); busy ones finish what they do first. `force`: refuse who waits for them."""
         if name is None:
-            self._request("GET", "/unload")
+            self._request("GET", "/unload?force=true" if force else "/unload")
         else:
-            self._ask("POST", "/models/unload", {"model": name})
+            self._ask("POST", "/models/unload", {"model": name, "force": True} if force else {"model": name})
 
     def load(self, name: str, pause: Callable[[], None] = lambda: time.sleep(0.2)) -> Iterator[Progress]:
         """
@@ -211,13 +213,13 @@ class Client:
 
 def _progress(model: str, now: Running) -> Progress | None:
     """How far a model is; None when the gateway does nothing for it."""
-    for instance in now.running:
-        if instance.model == model and instance.phase in ("loading", "ready"):
+    own = [instance for instance in now.running if model in (instance.model, *instance.names)]
+    for instance in own:
+        if instance.phase in ("loading", "ready"):
             stage = "loaded" if instance.phase == "ready" else "loading"
             return Progress(stage, instance.progress)
     # While an older version of it drains, or others do, it is listed as waiting.
-    leaving = any(instance.model == model for instance in now.running)
-    return Progress("waiting") if leaving or model in now.waiting else None
+    return Progress("waiting") if own or model in now.waiting else None
 
 
 def _error_message(answer: httpx2.Response, asked: str) -> str:

@@ -49,12 +49,17 @@ def banner(registry: Registry, url: str) -> str:
 def what_fits(registry: Registry) -> str:
     """How many of the models the budgets hold at once, smallest first."""
     room, count = dict(registry.budgets), 0
+    held: set[str] = set()
     sound = [model for model in registry.models.values() if model.problem is None]
     for model in sorted(sound, key=lambda model: model.footprint.total):
+        if model.fingerprint in held:  # another name of the same process
+            count += 1
+            continue
         way = next((p for p in model.placements if fits(p.bytes, room)), None)
         if way is None:
             break
         room, count = left(room, way.bytes), count + 1
+        held.add(model.fingerprint)
     shares = " and ".join(f"{size(budget)} on {device}" for device, budget in registry.budgets.items())
     budget = f"The budget of {shares} holds"
     total = len(registry.models)
@@ -204,7 +209,8 @@ def instances(now: Running) -> Table:
     for one in now.running:
         busy = f"{_or_dash(one.leases)} of {_or_dash(one.slots)}"
         expires = duration(one.expires_in)
-        _row(table, one.id, one.model, _phase(one), size(one.bytes), busy, expires, _or_dash(one.pid))
+        names = ", ".join(one.names or (one.model,))
+        _row(table, one.id, names, _phase(one), size(one.bytes), busy, expires, _or_dash(one.pid))
     return table
 
 

@@ -54,7 +54,7 @@ class Metrics:
         self.swaps = self._counter("router_swaps", "Models brought into memory", "model", "reason")
         """reason: request | preload | operator"""
         self.evictions = self._counter("router_evictions", "Models that left memory", "model", "reason")
-        """reason: idle (ttl) | requested | pressure | changed | crashed | oom"""
+        """reason: idle (ttl) | requested | pressure | abandoned (a load without waiters) | changed | crashed | oom"""
         self.worker_restarts = self._counter("router_worker_restarts", "Workers that died unasked", "model")
         self.requests = self._counter("router_requests", "Requests by outcome", "model", "code", "finish")
         """code: HTTP status; finish: stop | length | error | left"""

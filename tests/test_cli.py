@@ -196,7 +196,10 @@ def test_check_of_a_model_that_does_not_fit_ends_with_2_and_shows_its_bytes(regi
 
 def test_check_of_pins_that_exclude_each_other_says_their_sum_as_serve_does(registry: Path) -> None:
     one = json.loads(run("check", "--json", str(registry)).stdout)["models"][0]["bytes"]["total"]
-    models = "".join(f"  {n}: {{path: a.gguf, context: 256, pinned: true}}\n" for n in "ab")
+    slots = {"a": 4, "b": 3}  # two processes, not two names of one
+    models = "".join(
+        f"  {n}: {{path: a.gguf, context: 256, slots: {slots[n]}, pinned: true}}\n" for n in slots
+    )
     registry.write_text(f"version: 1\ndevices: {{host: {{budget: {one * 3 // 2}}}}}\nmodels:\n{models}")
     result = run("check", str(registry))
     assert result.exit_code == 2

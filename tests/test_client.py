@@ -70,18 +70,26 @@ def test_the_key_travels_as_a_bearer_token() -> None:
     assert seen == [None, "Bearer secret"]
 
 
-@pytest.mark.parametrize(("name", "asked"), [("a", "POST /models/unload"), (None, "GET /unload")])
-def test_unloading_asks_for_one_model_or_for_all(name: str | None, asked: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "force", "asked"),
+    [
+        ("a", False, 'POST /models/unload {"model":"a"}'),
+        ("a", True, 'POST /models/unload {"model":"a","force":true}'),
+        (None, False, "GET /unload "),
+        (None, True, "GET /unload?force=true "),
+    ],
+)
+def test_unloading_asks_for_one_model_or_for_all(name: str | None, force: bool, asked: str) -> None:
     seen: list[str] = []
 
     def handler(request: httpx2.Request) -> httpx2.Response:
-        seen.append(f"{request.method} {request.url.path}")
+        seen.append(f"{request.method} {request.url.raw_path.decode()} {request.content.decode()}")
         return (
             httpx2.Response(200, text="OK") if name is None else httpx2.Response(200, json={"success": True})
         )
 
     with client(handler) as c:
-        c.unload(name)
+        c.unload(name, force)
     assert seen == [asked]
 
 
@@ -92,6 +100,11 @@ def test_a_load_is_followed_through_waiting_and_loading_until_it_is_ready() -> N
         Progress("loading", 0.4),
         Progress("loaded", 1.0),
     ]
+
+
+def test_a_load_by_one_name_sees_the_process_that_bears_another() -> None:
+    entry = {"model": "other", "names": ["other", "big"], "phase": "ready", "progress": 1.0}
+    assert load({"running": [entry]}) == [Progress("loaded", 1.0)]
 
 
 def test_an_old_version_that_drains_is_waited_for_without_end() -> None:

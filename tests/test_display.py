@@ -74,6 +74,12 @@ def test_what_fits_counts_the_smallest_first(needs: tuple[int, ...], words: str)
     assert words in display.what_fits(registry(*models))
 
 
+def test_names_of_one_process_fit_together() -> None:
+    one = model("one", 60)
+    twin = msgspec.structs.replace(one, name="twin")
+    assert "every model" in display.what_fits(registry(one, twin))
+
+
 def test_the_footprints_of_a_registry_say_what_does_not_fit_and_why() -> None:
     table = display.footprints(registry(model("a", 40), model("b", 101), model("c", 0, "truncated")))
     fits = [row[-1] for row in rendered(table)[1:]]

@@ -93,9 +93,11 @@ TABLE: dict[type[domain.RouterError], Row] = {
     domain.QueueFull: Row(429, "rate_limit_error", "queue_full"),
     domain.LeaseTimeout: Row(503, _SERVER, "model_loading"),
     domain.DoesNotFit: Row(503, _SERVER, "insufficient_vram"),
+    domain.DoesNotFitNow: Row(503, _SERVER, "insufficient_vram_now"),
     domain.LoadFailed: Row(503, _SERVER, "model_load_failed"),
     domain.WorkerCrashed: Row(502, _SERVER, "worker_crashed"),
     domain.ShuttingDown: Row(503, _SERVER, "shutting_down"),
+    domain.ModelBusy: Row(409, _CALLER, "model_busy"),
     domain.UpstreamRefused: Row(400, _CALLER, None),  # its own status and fields: see `row`
     domain.UpstreamUnavailable: Row(503, _SERVER, "upstream_unavailable"),
     domain.OverBudget: Row(429, "insufficient_quota", "over_budget"),

@@ -21,7 +21,7 @@ _BODIES: dict[str, type[wire.Body]] = {
     "completions": dialect.CompletionBody,
     "embeddings": dialect.EmbeddingBody,
     "load": wire.Body,
-    "unload": wire.Body,
+    "unload": wire.UnloadBody,
 }
 """The body that the handler of this name decodes."""
 

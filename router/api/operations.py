@@ -79,10 +79,11 @@ async def metrics(request: Request, house: House, record: Record) -> Response:
 
 async def load(request: Request, house: House, record: Record) -> Response:
     """Answers at once; the loading goes on behind it, and /models/sse tells how."""
-    model = await _named(request, house, record)
+    body = await read(request, wire.Body)
+    model = house.model(body.model_name(), record)
     if model.problem is not None:
         raise LoadFailed(f"The model {model.name!r} cannot be loaded: {model.problem}")
-    house.background.start(f"load {model.name}", _load(house, model))
+    house.background.start(f"load {model.fingerprint}", _load(house, model))  # the same by any of its names
     return _json({"success": True})
 
 
@@ -94,15 +95,12 @@ async def _load(house: House, model: LocalModel) -> None:
 
 
 async def unload(request: Request, house: House, record: Record) -> Response:
-    model = await _named(request, house, record)
-    if not house.residency.unload(model.name):
+    """Busy models drain first. What clients wait for is a conflict, unless `force`: then they are refused."""
+    body = await read(request, wire.UnloadBody)
+    model = house.model(body.model_name(), record)
+    if not house.residency.unload(model.name, bool(body.force)):
         raise InvalidRequest(f"The model {model.name!r} is not running.", "model")
     return _json({"success": True})
-
-
-async def _named(request: Request, house: House, record: Record) -> LocalModel:
-    body = await read(request, wire.Body)
-    return house.model(body.model_name(), record)
 
 
 async def changes(request: Request, house: House, record: Record) -> Response:
@@ -178,10 +176,9 @@ async def props(request: Request, house: House, record: Record) -> Response:
 async def running(request: Request, house: House, record: Record) -> Response:
     """Every process that holds a model, and what the house has left."""
     view = house.residency.view()
-    models = house.catalog.current.models
-    seen = [i for i in view.instances if (m := models.get(i.model)) is None or record.may_use(m)]
+    shown = [(instance, _names(instance, house, record)) for instance in view.instances]
     body = {
-        "running": [_instance(i, models.get(i.model)) for i in seen],
+        "running": [_instance(instance, names) for instance, names in shown if names],
         "memory": view.memory.kinds(),
         "devices": {device: memory.kinds() for device, memory in view.devices.items()},
         "paces": dict(view.paces),
@@ -211,10 +208,17 @@ def _upstream(view: UpstreamView, house: House) -> dict[str, Any]:
     }
 
 
-def _instance(instance: InstanceView, model: LocalModel | None) -> dict[str, Any]:
+def _names(instance: InstanceView, house: House, record: Record) -> list[str]:
+    """Those that the key may use; names that left the registry hide nothing any more."""
+    models = house.catalog.current.models
+    return [name for name in instance.names if (m := models.get(name)) is None or record.may_use(m)]
+
+
+def _instance(instance: InstanceView, names: list[str]) -> dict[str, Any]:
     return {
         "id": instance.id,
-        "model": instance.model,
+        "model": instance.model if instance.model in names else names[0],
+        "names": names,
         "state": _LLAMA_SWAP_STATES[instance.phase],
         "phase": instance.phase,
         "progress": instance.progress,
@@ -227,16 +231,19 @@ def _instance(instance: InstanceView, model: LocalModel | None) -> dict[str, Any
         "leases": instance.leases,
         "idle_seconds": instance.idle_seconds,
         "expires_in": instance.expires_in,
-        "ttl": model.ttl if model else None,
-        "pinned": model.pinned if model else False,
+        "ttl": instance.ttl,
+        "pinned": instance.pinned,
     }
 
 
 async def unload_all(request: Request, house: House, record: Record) -> Response:
-    """Busy models drain first. Only for a key that may use every model."""
+    """Busy models drain first; what clients wait for stays, unless ?force. Only for a key that may use every model."""
     if record.key is not None and "*" not in record.key.models:
         raise NotAllowed("This key may not unload every model.")
-    house.residency.unload(None)
+    force = request.query_params.get("force", "false")
+    if force not in ("", "true", "false"):
+        raise InvalidRequest("'force' must be true or false.", "force")
+    house.residency.unload(None, force != "false")
     return Response("OK", media_type="text/plain")
 
 

@@ -55,6 +55,11 @@ class Body(msgspec.Struct, kw_only=True):
         return self.model.value
 
 
+class UnloadBody(Body, kw_only=True):
+    force: bool | None = None
+    """Also what clients wait for; they are refused."""
+
+
 class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 

@@ -10,9 +10,11 @@ The error tree. Errors carry facts; `api.errors` alone knows their HTTP status.
     + QueueFull
     + LeaseTimeout
     + DoesNotFit         never: no retry helps
+    + DoesNotFitNow      other processes have the memory, and may give it back
     + LoadFailed
     + WorkerCrashed
     + ShuttingDown
+  x ModelBusy            an operator's unload of what clients wait for
   x UpstreamError        the cloud said no
     + UpstreamRefused      its own 4xx: the request is at fault, no candidate helps
     + UpstreamUnavailable  not now; the next candidate may be tried
@@ -92,6 +94,10 @@ class DoesNotFit(Unavailable):
     """The model can never fit the budget beside what is pinned. Retrying is pointless."""
 
 
+class DoesNotFitNow(Unavailable):
+    """It would fit the budget, but other processes, or ones that were killed and do not end, hold the memory."""
+
+
 class LoadFailed(Unavailable):
     """
     The model's process did not become ready, or failed too often to be tried again now.
@@ -112,6 +118,17 @@ class WorkerCrashed(Unavailable):
 
 class ShuttingDown(Unavailable):
     """The gateway is stopping and takes no new work."""
+
+
+class ModelBusy(RouterError):
+    """An operator's unload of a model that `waiting` requests wait for: it would be loaded again for them at once."""
+
+    def __init__(self, name: str, waiting: int) -> None:
+        requests = "1 request waits" if waiting == 1 else f"{waiting} requests wait"
+        super().__init__(
+            f"{requests} for the model {name!r}; with force it is unloaded and they are refused."
+        )
+        self.waiting = waiting
 
 
 class UpstreamError(RouterError):

@@ -25,13 +25,17 @@ def judge(registry: Registry) -> Registry:
     Raises RegistryInvalid when the pinned models together pass a budget.
     """
     pinned = [model for model in registry.models.values() if model.pinned and model.problem is None]
-    held = _together(pinned, registry.budgets)
+    processes = {model.fingerprint: model for model in pinned}  # names of one process need its bytes once
+    held = _together(list(processes.values()), registry.budgets)
     if over := lacking(held, registry.budgets):
         device = next(iter(over))
         raise RegistryInvalid(
             [registry.say(m.name, _too_many_pins(m, device, held, registry.budgets)) for m in pinned]
         )
-    judged = {name: _judged(model, registry.budgets, held) for name, model in registry.models.items()}
+    judged = {
+        name: _judged(model, registry.budgets, held, model.fingerprint in processes)
+        for name, model in registry.models.items()
+    }
     new = [registry.say(name, said) for name, after in judged.items() for said in _news(registry, after)]
     return registry.with_models(judged, new)
 
@@ -52,14 +56,15 @@ def _together(pinned: Sequence[LocalModel], budgets: Bytes) -> dict[str, int]:
     return held
 
 
-def _judged(model: LocalModel, budgets: Mapping[str, int], held: Bytes) -> LocalModel:
-    room = budgets if model.pinned else left(budgets, held)
+def _judged(model: LocalModel, budgets: Mapping[str, int], held: Bytes, pinned: bool) -> LocalModel:
+    """`pinned`: it is one of those that hold `held`, by this name or by another one of its process."""
+    room = budgets if pinned else left(budgets, held)
     over = [lacking(placement.bytes, room) for placement in model.placements]
     if model.problem is not None or not all(over):
         return model
     device = next(iter(over[0]))
-    need, pinned = model.placements[0].bytes[device], 0 if model.pinned else held.get(device, 0)
-    beside = f" beside what is pinned ({show(pinned)})" if pinned else ""
+    need, others = model.placements[0].bytes[device], 0 if pinned else held.get(device, 0)
+    beside = f" beside what is pinned ({show(others)})" if others else ""
     problem = f"needs {show(need)}; the budget of {device} is {show(budgets[device])}{beside}"
     return msgspec.structs.replace(model, problem=problem)
 

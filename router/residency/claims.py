@@ -7,7 +7,6 @@ The one rule: bytes are counted by device, and free is what nobody holds and nob
 from __future__ import annotations
 
 from router.domain.memory import Bytes, fits, lacking, left
-from router.domain.models import LocalModel
 from router.residency import policy
 from router.residency.state import Instance, Phase, Waiter
 from router.residency.steps import Steps
@@ -40,7 +39,9 @@ class Claims(Steps):
             return
         ready = [i for i in tables.instances.values() if i.phase is Phase.READY]
         pinned = {i.id for i in ready if tables.protected(i)}
-        for instance in policy.to_shrink(over, tables.bytes_in(Phase.LOADING), ready, pinned):
+        abandoned = self._abandoned()
+        loading = left(tables.bytes_in(Phase.LOADING), *(i.reserved for i in abandoned))
+        for instance in policy.to_shrink(over, loading, [*abandoned, *ready], pinned):
             self._evict(instance)
             instance.victim = False  # nobody's leaving brings the budget back
 
@@ -60,23 +61,31 @@ class Claims(Steps):
 
     def _victims(self, waiter: Waiter, needs: list[Bytes], now: float) -> list[Instance]:
         """
-        Whose going makes one of `needs` fit, the first that can: idle models if they are enough, else the
-        least recently used of those whose time is up.
+        Whose going makes one of `needs` fit, the first that can: loads that nobody waits for if they are enough,
+        else idle models too, else the least recently used of those whose time is up.
         """
         tables = self.tables
         ready = [i for i in self._evictable() if policy.goes_at(waiter, i, tables.limits) <= now]
         soon = tables.free_after(Phase.STOPPING)
         later = tables.free_after(Phase.STOPPING, Phase.DRAINING)
         idle = [i for i in ready if i.idle]
-        beside = [i for i in idle if any(_shares(i, need) for need in needs)]
+        abandoned = self._abandoned()
+        beside = [i for i in (*abandoned, *idle) if any(_shares(i, need) for need in needs)]
         if waiter.fingerprint in tables.squeezed and beside:
             return beside
         order = policy.ORDERS[tables.limits.eviction]
         losses = {i.fingerprint: policy.loss(tables.pace(i.fingerprint), now) for i in ready}
-        for room, candidates in ((soon, []), (soon, idle), (later, []), (later, ready)):
+        for room, loads, candidates in (
+            (soon, [], []),
+            (soon, abandoned, []),
+            (soon, abandoned, idle),
+            (later, abandoned, []),
+            (later, abandoned, ready),
+        ):
             for need in needs:
                 missing = lacking(need, room)
-                if (chosen := policy.cover(missing, order(candidates, losses, missing))) is not None:
+                ordered = [*loads, *order(candidates, losses, missing)]
+                if (chosen := policy.cover(missing, ordered)) is not None:
                     return chosen
         return []
 
@@ -86,12 +95,16 @@ class Claims(Steps):
             return False
         idle = [i for i in self._evictable() if i.idle]
         leaving = [i for i in self.tables.instances.values() if i.phase is Phase.STOPPING]
-        return any(_shares(i, need) for i in (*idle, *leaving))
+        return any(_shares(i, need) for i in (*idle, *leaving, *self._abandoned()))
 
     def _evictable(self) -> list[Instance]:
-        """A loading model is no victim, nor is a pinned one."""
+        """A model that loads for somebody is no victim, nor is a pinned one."""
         tables = self.tables
         return [i for i in tables.instances.values() if i.phase is Phase.READY and not tables.protected(i)]
+
+    def _abandoned(self) -> list[Instance]:
+        """Worth less than any model that is there: they have served nobody and must still read their weights."""
+        return [i for i in self.tables.instances.values() if self.tables.abandoned(i)]
 
     def _preload(self, now: float) -> None:
         """Load unasked what is pinned or to be preloaded, but never at anybody's expense."""
@@ -99,19 +112,13 @@ class Claims(Steps):
         if tables.waiting or tables.shutting_down:
             return
         for fingerprint, model in sorted(tables.keep.items(), key=lambda item: not item[1].pinned):
-            if self._is_unasked(fingerprint, model) and tables.failed(fingerprint, now) is None:
+            if tables.unasked(fingerprint) and not (
+                tables.serving(fingerprint) or tables.failed(fingerprint, now)
+            ):
                 for placement in tables.ways(model, fingerprint):
                     if fits(tables.need(fingerprint, placement), tables.free):
                         self._start(model, placement, "preload", now)
                         break
-
-    def _is_unasked(self, fingerprint: str, model: LocalModel) -> bool:
-        tables = self.tables
-        if model.problem is not None or fingerprint in tables.dismissed:
-            return False
-        if not model.pinned and (not model.preload or fingerprint in tables.preloaded):
-            return False
-        return tables.serving(fingerprint) is None
 
 
 def _shares(instance: Instance, need: Bytes) -> bool:

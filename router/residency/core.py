@@ -18,6 +18,7 @@ from typing import assert_never
 
 from router.domain.errors import LoadFailed, ShuttingDown, WorkerCrashed
 from router.domain.memory import Bytes, fits, told
+from router.domain.models import LocalModel
 from router.residency import events, policy
 from router.residency.state import Failures, Instance, Phase
 from router.residency.waiting import WaitingRoom
@@ -56,8 +57,8 @@ class Residency(WaitingRoom):
                 self.tables.shares = dict(event.shares)
             case events.ModelsDesired():
                 self._desired(event)
-            case events.UnloadRequested(_, name):
-                self._unload(name)
+            case events.UnloadRequested(_, name, force):
+                self._unload(name, force)
             case events.ShutdownRequested():
                 self._shut_down()
             case events.TimePassed():
@@ -144,24 +145,29 @@ class Residency(WaitingRoom):
         tables = self.tables
         tables.budgets, tables.limits = dict(event.budgets), event.limits
         tables.desired = dict(event.models)
-        tables.keep = {}
+        same: dict[str, list[LocalModel]] = {}
         for model in tables.desired.values():
-            if model.pinned or model.fingerprint not in tables.keep:
-                tables.keep[model.fingerprint] = model
+            same.setdefault(model.fingerprint, []).append(model)
+        tables.keep = {fingerprint: policy.common(models) for fingerprint, models in same.items()}
+        tables.names = {fingerprint: tuple(m.name for m in models) for fingerprint, models in same.items()}
+        for instance in tables.instances.values():
+            self._follow_registry(instance)
         tables.forget_the_gone(event.at)
 
-    def _unload(self, name: str | None) -> None:
+    def _unload(self, name: str | None, force: bool) -> None:
+        """What clients wait for would be loaded again for them at once: only `force` sends it, and them, away."""
         tables = self.tables
+        meant = tables.versions_of(name)
+        if not force:
+            meant -= {w.fingerprint for w in tables.waiting.values() if w.reason == "request"}
         for waiter in list(tables.waiting.values()):
-            if waiter.reason == "operator" and name in (None, waiter.model.name):
-                self._refuse(waiter, (LoadFailed, f"{waiter.model.name} was unloaded.", None))
+            if waiter.fingerprint in meant:
+                text = f"{waiter.model.name} was unloaded by an operator."
+                self._refuse(waiter, (LoadFailed, text, policy.SHORTEST_RETRY))
         for instance in tables.instances.values():
-            if name not in (None, instance.model.name):
-                continue
-            if instance.phase is Phase.LOADING and tables.wanted(instance.fingerprint):
-                continue  # it would be loaded again for them at once
-            tables.dismissed.add(instance.fingerprint)
-            self._drain(instance, "requested")
+            if instance.fingerprint in meant:
+                tables.dismissed.add(instance.fingerprint)
+                self._drain(instance, "requested")
 
     def _shut_down(self) -> None:
         self.tables.shutting_down = True
@@ -190,9 +196,7 @@ class Residency(WaitingRoom):
             if instance.phase in (Phase.STOPPING, Phase.QUARANTINED):
                 continue
             wanted = tables.wanted(instance.fingerprint)
-            if (latest := tables.keep.get(instance.fingerprint)) is not None:
-                instance.model = latest  # pinned, ttl and the like change without a restart
-            elif not wanted:
+            if instance.fingerprint not in tables.keep and not wanted:
                 self._drain(instance, "changed")
             if instance.phase is Phase.DRAINING and not instance.leases:
                 self._stop(instance, instance.leaving or "requested")

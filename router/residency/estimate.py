@@ -113,7 +113,7 @@ def _until_memory(tables: Tables, now: float) -> float:
 def _gone_in(tables: Tables, instance: Instance, now: float) -> float:
     pace = tables.paces.get(instance.fingerprint, Pace())
     lease = UNKNOWN_LEASE if pace.lease is None else pace.lease
-    if instance.phase is Phase.STOPPING:
+    if instance.phase is Phase.STOPPING or tables.abandoned(instance):
         return EXIT
     if instance.phase is Phase.LOADING:
         return _rest_of_load(instance, pace, now, 0.0) + tables.limits.hold + EXIT

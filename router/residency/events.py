@@ -115,10 +115,15 @@ class ModelsDesired:
 
 @dataclass(frozen=True, slots=True)
 class UnloadRequested:
-    """An operator sends a model away, or all of them (`name` None)."""
+    """
+    An operator sends a model away, or all of them (`name` None).
+
+    What clients wait for is left alone, unless `force`: then they are refused.
+    """
 
     at: float
     name: str | None = None
+    force: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, assert_never
 
-from router.domain.errors import DoesNotFit, LoadFailed, Unavailable, WorkerCrashed
+from router.domain.errors import LoadFailed, WorkerCrashed
 from router.domain.generation import Delta, EmbeddingRequest, Embeddings, GenerationRequest
 from router.domain.memory import Bytes
 from router.domain.models import Footprint, Limits, LocalModel, Placement, together
@@ -28,8 +28,9 @@ from router.residency import events
 from router.residency.core import Residency
 from router.residency.estimate import expected_wait
 from router.residency.feed import Feed, StatusChange
+from router.residency.orders import Orders
 from router.residency.report import Report
-from router.residency.state import Phase, StartReason
+from router.residency.state import StartReason
 from router.residency.view import HouseView, Status, WorkerView, describe_wait, house_view
 from router.telemetry import Metrics, logger
 
@@ -120,12 +121,17 @@ class ResidencyManager:
         self._report = Report(metrics, core.tables)
         self._feed = Feed(self._statuses)
         self._lives: dict[str, _Life] = {}
-        self._loads_refused: dict[str, str] = {}
-        """Fingerprint -> why an operator's last load of it failed."""
         self._grants: dict[int, asyncio.Future[str]] = {}
         self._tickets = itertools.count(1)
         self._tasks = asyncio.TaskGroup()
         self._alarm: asyncio.TimerHandle | None = None
+        self._orders = Orders(
+            core.tables,
+            clock,
+            self._post,
+            lambda model: self._lease(model, None, "operator"),
+            self._feed.stir,
+        )
         self._memory: deque[events.Event | events.Action] = deque(maxlen=MEMORY)
 
     async def __aenter__(self) -> ResidencyManager:
@@ -156,24 +162,11 @@ class ResidencyManager:
 
     async def load(self, model: LocalModel) -> None:
         """An operator's load: returns when the model is ready. Raises the kinds of Unavailable."""
-        instance = self._core.tables.serving(model.fingerprint)
-        if instance is None or instance.phase is not Phase.READY:
-            self._loads_refused.pop(model.fingerprint, None)
-            try:
-                async with self._lease(model, None, "operator"):
-                    pass
-            except Unavailable as error:
-                # Nobody waits for the answer of an operator's load: it must be seen by whoever looks.
-                if isinstance(error, DoesNotFit) or model.fingerprint in self._core.tables.failures:
-                    self._loads_refused[model.fingerprint] = error.message
-                    self._feed.stir()
-                raise
+        await self._orders.load(model)
 
-    def unload(self, name: str | None) -> int:
+    def unload(self, name: str | None, force: bool = False) -> int:
         """An operator's unload; None = all. Busy ones finish first. Returns how many were told to go."""
-        before = {i.id for i in self._core.tables.instances.values() if i.open}
-        self._post(events.UnloadRequested(self._clock(), name))
-        return len(before - {i.id for i in self._core.tables.instances.values() if i.open})
+        return self._orders.unload(name, force)
 
     def expected_wait(self, model: LocalModel) -> float:
         """Seconds until a request for `model` that came now would have its lease: an estimate."""
@@ -195,18 +188,14 @@ class ResidencyManager:
 
     def reconcile(self, models: Mapping[str, LocalModel], budgets: Bytes, limits: Limits) -> None:
         """The whole registry as it is now; residency moves towards it."""
-        known = {model.fingerprint for model in models.values()}
-        self._loads_refused = {f: why for f, why in self._loads_refused.items() if f in known}
+        self._orders.keep({model.fingerprint for model in models.values()})
+        self._report.named(models)
         self._post(events.ModelsDesired(self._clock(), models, budgets, limits))
 
     def view(self) -> HouseView:
         workers = {name: _worker_view(life) for name, life in self._lives.items()}
         view = house_view(self._core.tables, self._clock(), workers)
-        refused = {
-            name: self._loads_refused[fingerprint]
-            for name, fingerprint in view.fingerprints.items()
-            if fingerprint in self._loads_refused
-        }
+        refused = self._orders.refused(view.fingerprints)
         return dataclasses.replace(view, failed={**refused, **view.failed})
 
     def changes(self) -> AsyncGenerator[StatusChange, None]:
@@ -324,7 +313,7 @@ class ResidencyManager:
 
     def _came_up(self, instance: str, life: _Life, worker: Worker) -> None:
         life.worker, life.ready = worker, self._clock()
-        self._loads_refused.pop(life.order.model.fingerprint, None)
+        self._orders.came_up(life.order.model.fingerprint)
         resident = _resident(worker.resident, life.order.placement)
         took = life.ready - life.started
         self._report.ready(instance, self._model(instance), life.order.reason, resident, took)
@@ -371,7 +360,7 @@ class ResidencyManager:
 
     def _statuses(self) -> dict[str, tuple[Status, float]]:
         view = self.view()
-        names = view.fingerprints.keys() | {i.model for i in view.instances}
+        names = view.fingerprints.keys() | {name for i in view.instances for name in i.names}
         return {name: (view.status(name), view.progress(name)) for name in names}
 
     def _model(self, instance: str) -> LocalModel:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+import msgspec
+
 from router.domain.memory import Bytes, left
-from router.domain.models import Limits
+from router.domain.models import Limits, LocalModel
 from router.residency.state import Failures, Instance, Pace, Phase, Waiter
 
 LINGER = 0.05
@@ -21,6 +23,25 @@ LEAVING = (Phase.DRAINING, Phase.STOPPING)
 
 LONGEST_RETRY = 120.0
 SHORTEST_RETRY = 1.0
+
+
+def common(models: Sequence[LocalModel]) -> LocalModel:
+    """
+    What models that share one process want of it together: pinned or preloaded if any says so, the longest ttl.
+
+    Priority, params, sha256 and cloud are a request's affair and stay with each name.
+    """
+    sound = [model for model in models if model.problem is None] or list(models)
+    asking = (
+        [model for model in sound if model.pinned] or [model for model in sound if model.preload] or sound
+    )
+    ttls = [model.ttl for model in models if model.ttl is not None]
+    return msgspec.structs.replace(
+        asking[0],
+        pinned=any(model.pinned for model in models),
+        preload=any(model.preload for model in models),
+        ttl=max(ttls) if len(ttls) == len(models) else None,
+    )
 
 
 def rank(at: float, priority: int, limits: Limits) -> float:

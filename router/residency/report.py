@@ -6,6 +6,8 @@ The one rule: label values come from the registry; what leaves the registry leav
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from router.domain.memory import Bytes
 from router.domain.models import LocalModel
 from router.residency.state import Instance, Phase, StartReason, StopReason, Tables
@@ -24,6 +26,10 @@ class Report:
         self._named: set[str] = set()
         metrics.on_scrape(self.refresh)
 
+    def named(self, names: Iterable[str]) -> None:
+        """What the registry names: to be forgotten when it is gone, even if nobody scraped meanwhile."""
+        self._named.update(names)
+
     # Decisions --------------------------------------------------------------------------------------------
 
     def starting(self, instance: str, model: LocalModel, reason: StartReason) -> None:
@@ -39,7 +45,7 @@ class Report:
         )
 
     def stopping(self, instance: str, model: LocalModel, reason: StopReason, was_ready: bool) -> None:
-        if was_ready:
+        if was_ready or reason == "abandoned":
             self._metrics.evictions.labels(model.name, reason).inc()
         log.info("unloading", model=model.name, instance=instance, reason=reason)
 
@@ -84,9 +90,7 @@ class Report:
         for name, model in self._tables.desired.items():
             fingerprint = model.fingerprint
             here = [
-                i
-                for i in self._tables.instances.values()
-                if name == i.model.name or i.fingerprint == fingerprint
+                i for i in self._tables.instances.values() if name in i.names or i.fingerprint == fingerprint
             ]
             self._model_gauges(model, here, waiting.get(name, 0))
 
@@ -117,7 +121,7 @@ class Report:
 
     def _forget_the_gone(self) -> None:
         named = set(self._tables.desired)
-        alive = {i.model.name for i in self._tables.instances.values()}
+        alive = {name for i in self._tables.instances.values() for name in i.names}
         for name in self._named - named - alive:
             self._metrics.forget(name)
         self._named = (self._named & alive) | named

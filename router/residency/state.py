@@ -16,7 +16,8 @@ from router.domain.memory import Bytes, fits, left, plus
 from router.domain.models import EngineOptions, Limits, LocalModel, Placement
 
 StartReason = Literal["request", "preload", "operator"]
-StopReason = Literal["idle", "requested", "pressure", "changed", "oom"]
+StopReason = Literal["idle", "requested", "pressure", "abandoned", "changed", "oom"]
+"""abandoned: it loaded, nobody waited for it any more, and another needed the memory."""
 
 
 class Phase(enum.Enum):
@@ -64,6 +65,8 @@ class Instance:
     """Why it drains or stops; None while it may stay."""
     victim: bool = False
     """Drained for the head of the queue, and spared again if that waiter leaves."""
+    names: tuple[str, ...] = ()
+    """Every name that the registry has for it, or had last; `model` bears one of them."""
 
     @property
     def open(self) -> bool:
@@ -138,7 +141,9 @@ class Tables:
     desired: dict[str, LocalModel] = field(default_factory=dict)
     """By name: the registry."""
     keep: dict[str, LocalModel] = field(default_factory=dict)
-    """The same by fingerprint; of two names for one file the pinned one."""
+    """The same by fingerprint: what all names of one process want together (`policy.common`)."""
+    names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """By fingerprint, in the registry's order."""
     preloaded: set[str] = field(default_factory=set)
     """Was in memory once: `preload` has done its work."""
     dismissed: set[str] = field(default_factory=set)
@@ -204,6 +209,26 @@ class Tables:
         """Pinned by the registry as it is now: never evicted for another model."""
         latest = self.keep.get(instance.fingerprint)
         return latest is not None and latest.pinned
+
+    def versions_of(self, name: str | None) -> set[str]:
+        """The fingerprints that a name stands for, in the registry, in memory and in the queue; of None, all."""
+        every = [(names, f) for f, names in self.names.items()]
+        every += [(i.names, i.fingerprint) for i in self.instances.values()]
+        every += [((w.model.name,), w.fingerprint) for w in self.waiting.values()]
+        return {fingerprint for names, fingerprint in every if name is None or name in names}
+
+    def unasked(self, fingerprint: str) -> bool:
+        """Whether the registry wants it in memory although nobody asks: pinned, or preloaded for the first time."""
+        model = self.keep.get(fingerprint)
+        if model is None or model.problem is not None or fingerprint in self.dismissed:
+            return False
+        return model.pinned or (model.preload and fingerprint not in self.preloaded)
+
+    def abandoned(self, instance: Instance) -> bool:
+        """It loads, and neither a waiter nor the registry wants it any more."""
+        if instance.phase is not Phase.LOADING or self.protected(instance):
+            return False
+        return not self.wanted(instance.fingerprint) and not self.unasked(instance.fingerprint)
 
     def room_for(self, fingerprint: str) -> dict[str, int]:
         """The most that this model could have: the budgets in force less what is pinned or quarantined."""

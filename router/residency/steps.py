@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 
+import msgspec
+
 from router.domain.errors import Unavailable
 from router.domain.memory import Bytes
 from router.domain.models import Limits, LocalModel, Placement
@@ -46,15 +48,28 @@ class Steps:
         name = f"{model.name}#{next(self._numbers)}"
         reserved = self.tables.need(fingerprint, placement)
         self.tables.instances[name] = Instance(
-            name, model, fingerprint, placement, reserved, reason, started=now
+            name, model, fingerprint, placement, reserved, reason, started=now, names=(model.name,)
         )
+        self._follow_registry(self.tables.instances[name])
         self._say(events.StartWorker(name, model, placement, reason))
 
+    def _follow_registry(self, instance: Instance) -> None:
+        """Pinned, ttl, names and the like change without a restart; what left the registry keeps what it had."""
+        tables = self.tables
+        if (common := tables.keep.get(instance.fingerprint)) is None:
+            return
+        instance.names = tables.names[instance.fingerprint]
+        name = instance.model.name if instance.model.name in instance.names else common.name
+        instance.model = msgspec.structs.replace(
+            tables.desired[name], pinned=common.pinned, preload=common.preload, ttl=common.ttl
+        )
+
     def _evict(self, instance: Instance) -> None:
-        self._drain(instance, "pressure")
+        reason: StopReason = "abandoned" if instance.phase is Phase.LOADING else "pressure"
+        self._drain(instance, reason)
         instance.victim = True
         if not instance.leases:
-            self._stop(instance, "pressure")
+            self._stop(instance, reason)
 
     def _drain(self, instance: Instance, reason: StopReason) -> None:
         """No new leases. It is stopped when the last one ends, which is now if it has none."""

@@ -38,6 +38,9 @@ class InstanceView:
 
     id: str
     model: str
+    """The name that it was started for, as long as the registry has that."""
+    names: tuple[str, ...]
+    """All names of the process."""
     fingerprint: str
     phase: Literal["loading", "ready", "draining", "stopping", "quarantined"]
     held: Bytes
@@ -50,6 +53,9 @@ class InstanceView:
     pid: int | None
     idle_seconds: float
     """Since the last request ended; 0 while one runs."""
+    ttl: float | None
+    """The longest of its names; None = never."""
+    pinned: bool
     expires_in: float | None
     """Until it is unloaded for its ttl if nobody asks for it; None = never, or busy."""
     gauges: EngineGauges | None
@@ -118,7 +124,7 @@ class HouseView:
                 continue
             if instance.fingerprint == wanted and instance.phase in ("loading", "ready"):
                 return instance
-            if instance.fingerprint == wanted or instance.model == model:
+            if instance.fingerprint == wanted or model in instance.names:
                 found = instance
         return found
 
@@ -175,6 +181,7 @@ def _instance_view(tables: Tables, instance: Instance, now: float, worker: Worke
     return InstanceView(
         id=instance.id,
         model=instance.model.name,
+        names=instance.names,
         fingerprint=instance.fingerprint,
         phase=instance.phase.value,
         held=instance.reserved,
@@ -185,6 +192,8 @@ def _instance_view(tables: Tables, instance: Instance, now: float, worker: Worke
         progress=1.0 if instance.ready_at is not None else worker.progress,
         pid=worker.pid,
         idle_seconds=idle,
+        ttl=ttl,
+        pinned=tables.protected(instance),
         expires_in=max(ttl - idle, 0.0) if ttl is not None and expires else None,
         gauges=worker.gauges,
         sandbox=worker.sandbox,

@@ -6,8 +6,8 @@ The one rule: a waiter costs nothing but its place; what it leads to is undone w
 
 from __future__ import annotations
 
-from router.domain.errors import DoesNotFit, LeaseTimeout, LoadFailed, QueueFull, ShuttingDown
-from router.domain.memory import fits, told
+from router.domain.errors import DoesNotFit, DoesNotFitNow, LeaseTimeout, LoadFailed, QueueFull, ShuttingDown
+from router.domain.memory import Bytes, fits, told
 from router.residency import events, policy
 from router.residency.claims import Claims
 from router.residency.estimate import expected_wait
@@ -96,26 +96,30 @@ class WaitingRoom(Claims):
     def _hopeless(self, waiter: Waiter, now: float) -> Refusal | None:
         """Why a model that is not there will not be loaded for this waiter."""
         tables, model = self.tables, waiter.model
-        if not tables.ways(model, waiter.fingerprint):
-            return DoesNotFit, model.problem or self._too_small(waiter), self._room_may_come(waiter)
+        if not self._may_ever_fit(waiter):
+            room = tables.room_alone(waiter.fingerprint)
+            return DoesNotFit, model.problem or self._too_small(waiter, room, "at most"), None
         if model.problem is not None:
             return LoadFailed, model.problem, None
+        if not tables.ways(model, waiter.fingerprint):
+            room = tables.room_for(waiter.fingerprint)
+            text = self._too_small(waiter, room, "now; other processes hold the rest")
+            return DoesNotFitNow, text, policy.LONGEST_RETRY
         if (record := tables.failed(waiter.fingerprint, now)) is not None:
             text = f"{model.name} failed too often, last because: {record.reason}"
             return LoadFailed, text, record.until - now
         return None
 
-    def _too_small(self, waiter: Waiter) -> str:
-        room = {d: max(size, 0) for d, size in self.tables.room_for(waiter.fingerprint).items()}
-        need = self.tables.need(waiter.fingerprint, waiter.model.placements[0])
-        return f"{waiter.model.name} needs {told(need)} and can have {told(room)} at most."
-
-    def _room_may_come(self, waiter: Waiter) -> float | None:
+    def _may_ever_fit(self, waiter: Waiter) -> bool:
         """Strangers may go and quarantined processes may end yet; what the operator decided stays."""
         tables = self.tables
         needs = (tables.need(waiter.fingerprint, placement) for placement in waiter.model.placements)
-        temporary = any(fits(need, tables.room_alone(waiter.fingerprint)) for need in needs)
-        return policy.LONGEST_RETRY if temporary else None
+        return any(fits(need, tables.room_alone(waiter.fingerprint)) for need in needs)
+
+    def _too_small(self, waiter: Waiter, room: Bytes, when: str) -> str:
+        need = self.tables.need(waiter.fingerprint, waiter.model.placements[0])
+        had = {device: max(size, 0) for device, size in room.items()}
+        return f"{waiter.model.name} needs {told(need)} and can have {told(had)} {when}."
 
     def _overdue(self, waiter: Waiter, now: float) -> Refusal | None:
         if waiter.deadline > now:

@@ -15,6 +15,7 @@ REASONS: dict[type[errors.RouterError], str] = {
     errors.QueueFull: "refused",
     errors.LeaseTimeout: "deadline",
     errors.DoesNotFit: "memory",
+    errors.DoesNotFitNow: "memory",
     errors.LoadFailed: "load",
     errors.WorkerCrashed: "crash",
     errors.Unsupported: "unsupported",

@@ -77,7 +77,8 @@ class World:
         self._devices: dict[str, Service] = {}
         self._agenda: list[tuple[float, int, events.Event]] = []
         self._order = itertools.count()
-        self._loading: set[str] = set()
+        self._loading: dict[str, float] = {}
+        """Instance -> when it will be ready."""
         self._placed: dict[str, Placement] = {}
         """Instance -> how it holds its model, of every worker that is there."""
         self._held: dict[str, Bytes] = {}
@@ -147,7 +148,7 @@ class World:
     def _post(self, event: events.Event) -> None:
         match event:
             case events.WorkerReady(_, instance):
-                self._loading.discard(instance)
+                del self._loading[instance]
                 self._replay.swaps += 1
             case events.WorkerFreed(_, instance, remaining):
                 self._held[instance] = remaining
@@ -179,7 +180,7 @@ class World:
 
     def _start(self, instance: str, model: LocalModel, placement: Placement, now: float) -> None:
         took = self._house.machine.load_seconds(model)
-        self._loading.add(instance)
+        self._loading[instance] = now + took
         self._placed[instance], self._held[instance] = placement, placement.bytes
         for device, size in plus(*self._held.values()).items():
             self._replay.most_bytes[device] = max(self._replay.most_bytes.get(device, 0), size)
@@ -190,7 +191,7 @@ class World:
         """It frees its model and exits after; one that still loads can only exit."""
         machine = self._house.machine
         if instance in self._loading:
-            self._loading.remove(instance)
+            self._replay.load_seconds -= self._loading.pop(instance) - now
         else:
             footprints = self._placed[instance].footprints
             remaining = {device: footprint.overhead for device, footprint in footprints.items()}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import httpx2
 import pytest
 
 from router.domain.errors import ContextOverflow, InvalidRequest, WorkerCrashed
 from router.domain.generation import Delta, FinishReason, Usage
 from router.domain.models import Footprint, Limits
+from tests.api.door import served
 from tests.local import resized
 from tests.scene import A, B, Call, Scene, chat_body, scene, until
 
@@ -81,6 +83,21 @@ async def test_a_refusal_before_the_first_word_is_a_real_error_with_a_time_to_co
         assert first.data[-1] == "[DONE]"
 
 
+async def test_a_load_whose_client_left_does_not_hold_up_the_next_one(house: Scene) -> None:
+    house.launcher.gates[A.name] = asyncio.Event()  # never opened
+    async with (
+        served(house) as url,
+        httpx2.AsyncClient(base_url=url, trust_env=False, timeout=30) as http,
+        asyncio.TaskGroup() as tasks,
+    ):
+        leaving = tasks.create_task(http.post("/v1/chat/completions", json=chat_body()))
+        await until(lambda: house.house.residency.view().instances)
+        leaving.cancel()
+        answer = await http.post("/v1/chat/completions", json=chat_body(model=B.name))
+        assert answer.status_code == 200
+    assert house.house.residency.view().failed == {}
+
+
 async def test_a_model_that_never_fits_is_not_worth_a_retry() -> None:
     huge = resized(B, Footprint(101))
     async with scene(A, huge) as house:
@@ -88,6 +105,24 @@ async def test_a_model_that_never_fits_is_not_worth_a_retry() -> None:
     assert (call.status, call.error["code"]) == (503, "insufficient_vram")
     assert call.headers["x-should-retry"] == "false"
     assert "retry-after" not in call.headers
+
+
+async def test_a_model_that_other_processes_leave_no_memory_for_is_worth_a_retry() -> None:
+    async with (
+        scene(A, resized(B, Footprint(101))) as house,
+        served(house) as url,
+        httpx2.AsyncClient(base_url=url, trust_env=False, timeout=30) as http,
+    ):
+        house.house.residency.device_free({"host": 50})  # of the 60 that it needs
+        answer = await http.post("/v1/chat/completions", json=chat_body())
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "insufficient_vram_now")
+        assert "other processes" in answer.json()["error"]["message"]
+        assert answer.headers["retry-after"] == "120"
+        assert "x-should-retry" not in answer.headers
+        large = await http.post("/v1/chat/completions", json=chat_body(model=B.name))
+        assert large.json()["error"]["code"] == "insufficient_vram"
+        house.house.residency.device_free({"host": 100})
+        assert (await http.post("/v1/chat/completions", json=chat_body())).status_code == 200
 
 
 async def test_a_long_wait_is_committed_to_200_and_filled_with_what_it_waits_for() -> None:

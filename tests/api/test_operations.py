@@ -6,14 +6,18 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 
+import httpx2
 import msgspec
 import pytest
 from structlog.testing import capture_logs
+from typer.testing import CliRunner, Result
 
+from router.cli import app as command_line
 from router.domain.upstreams import Budget
 from router.registry.loader import Key
 from tests.api.beyond import split
-from tests.scene import A, B, Scene, scene, until
+from tests.api.door import served
+from tests.scene import A, B, Scene, chat_body, scene, until
 
 
 @pytest.fixture
@@ -103,6 +107,46 @@ async def test_unload_is_for_models_that_run(house: Scene) -> None:
     await until(lambda: not house.house.residency.view().instances)
 
 
+async def test_an_unload_of_what_a_client_waits_for_needs_force(house: Scene) -> None:
+    house.launcher.gates[A.name] = asyncio.Event()  # never opened
+
+    async def unload(*flags: str) -> Result:
+        arguments = ["unload", *flags, "--url", url]
+        return await asyncio.to_thread(CliRunner().invoke, command_line, arguments)
+
+    async with (
+        served(house) as url,
+        httpx2.AsyncClient(base_url=url, trust_env=False, timeout=30) as http,
+        asyncio.TaskGroup() as tasks,
+    ):
+        waiting = tasks.create_task(http.post("/v1/chat/completions", json=chat_body()))
+        await until(lambda: house.house.residency.view().waiting)
+        busy = await http.post("/models/unload", json={"model": A.name})
+        assert (busy.status_code, busy.json()["error"]["code"]) == (409, "model_busy")
+        assert "1 request waits" in busy.json()["error"]["message"]
+        refused = await unload("default")
+        assert (refused.exit_code, "1 request waits" in refused.stderr) == (1, True)
+        assert (await http.get("/unload?force=maybe")).status_code == 400
+        assert (await unload("--all")).exit_code == 0
+        assert not waiting.done()
+        assert (await unload("default", "--force")).exit_code == 0
+        answer = await waiting
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_load_failed")
+        assert "was unloaded by an operator" in answer.json()["error"]["message"]
+        await until(lambda: not house.house.residency.view().instances)
+        assert (await http.post("/models/unload", json={"model": A.name})).status_code == 400
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_forced_unload_of_all_refuses_who_waits(house: Scene, method: str) -> None:
+    house.launcher.gates[A.name] = asyncio.Event()
+    waiting = house.call("POST", "/v1/chat/completions", chat_body())
+    await until(lambda: house.house.residency.view().waiting)
+    assert (await house.ask(method, "/unload", query="force")).status == 200
+    await waiting.done()
+    assert waiting.error["code"] == "model_load_failed"
+
+
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_llama_swaps_unload_takes_all(house: Scene, method: str) -> None:
     await house.chat()
@@ -126,6 +170,37 @@ async def test_running_tells_who_holds_what(house: Scene) -> None:
     memory = {"budget": 100, "used": 60, "reserved": 0, "quarantined": 0, "strangers": 0, "free": 40}
     assert (body["memory"], body["devices"]) == (memory, {"host": memory})
     assert body["waiting"] == {}
+
+
+TWIN = msgspec.structs.replace(A, name="twin", aliases=(), pinned=True, ttl=None)
+
+
+async def test_running_lists_every_name_of_a_process_that_the_key_may_use() -> None:
+    keys = tuple(
+        Key(name, hashlib.sha256(name.encode()).hexdigest(), models)
+        for name, models in (("all", ("*",)), ("one", ("twin",)), ("none", ("b",)))
+    )
+    async with scene(A, TWIN, B, keys=keys) as house:
+        await until(lambda: house.house.residency.view().status(A.name) == "loaded")  # pinned by its twin
+
+        async def entries(key: str) -> list[dict[str, object]]:
+            call = await house.ask("GET", "/running", headers={"x-api-key": key})
+            found: list[dict[str, object]] = call.json["running"]
+            return found
+
+        (entry,) = await entries("all")
+        assert (entry["names"], entry["ttl"], entry["pinned"]) == ([A.name, "twin"], None, True)
+        (entry,) = await entries("one")
+        assert (entry["model"], entry["names"]) == ("twin", ["twin"])
+        assert await entries("none") == []
+
+
+async def test_a_process_is_unloaded_by_any_of_its_names() -> None:
+    async with scene(A, TWIN) as house:
+        await until(lambda: house.house.residency.view().status("twin") == "loaded")
+        call = await house.ask("POST", "/models/unload", {"model": A.name})
+        assert (call.status, call.json) == (200, {"success": True})
+        await until(lambda: not house.house.residency.view().instances)
 
 
 async def test_changes_follow_llama_cpps_format(house: Scene) -> None:

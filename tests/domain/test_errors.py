@@ -34,6 +34,7 @@ def test_an_overflow_uses_the_words_that_agents_match() -> None:
         errors.QueueFull,
         errors.LeaseTimeout,
         errors.DoesNotFit,
+        errors.DoesNotFitNow,
         errors.LoadFailed,
         errors.WorkerCrashed,
         errors.ShuttingDown,

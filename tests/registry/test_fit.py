@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from router.domain.errors import RegistryInvalid
@@ -49,6 +50,16 @@ def test_room_is_what_the_pinned_ones_leave() -> None:
     )
     assert judged.models["b"].problem is None
     assert judged.models["p"].problem is None
+
+
+def test_names_of_one_process_need_its_bytes_once() -> None:
+    pinned = model("p", 60, pinned=True)
+    twin = msgspec.structs.replace(pinned, name="twin", pinned=False)
+    both = msgspec.structs.replace(pinned, name="both")
+    judged = judge(registry(100, pinned, twin, both, model("a", 41)))
+    problems = {name: m.problem for name, m in judged.models.items()}
+    assert [problems[name] for name in ("p", "twin", "both")] == [None] * 3
+    assert "beside what is pinned (60 MiB)" in (problems["a"] or "")
 
 
 def test_pins_that_are_too_large_together_void_the_registry_at_each_of_their_lines() -> None:

@@ -1,18 +1,23 @@
 """
 The house rules, checked from outside: what the operating system and the clients would see.
 
-The one rule: the referee keeps its own books and looks into the core's tables only to compare them.
+The one rule: the referee keeps its own books (`house_books`) and looks into the core's tables only to compare them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
-from router.domain.errors import LeaseTimeout, QueueFull, ShuttingDown, WorkerCrashed
-from router.domain.memory import Bytes, fits, left, plus
-from router.domain.models import EngineOptions, LocalModel, Placement
-from router.residency.core import Residency
+from router.domain.errors import (
+    DoesNotFit,
+    DoesNotFitNow,
+    LeaseTimeout,
+    QueueFull,
+    ShuttingDown,
+    WorkerCrashed,
+)
+from router.domain.memory import fits, left, plus
+from router.domain.models import LocalModel, Placement
 from router.residency.events import (
     Action,
     DeviceFree,
@@ -37,52 +42,15 @@ from router.residency.events import (
 )
 from router.residency.policy import LINGER
 from router.residency.state import Phase
+from tests.residency.house_books import Books, Process
 
 
-@dataclass
-class Process:
-    """What the operating system runs."""
-
-    model: LocalModel
-    engine: EngineOptions
-    """As it was placed."""
-    devices: frozenset[str]
-    bytes: Bytes
-    up: bool = False
-    dying: bool = False
-    stuck: bool = False
-    slots: int = 0
-    excused: bool = False
-    """It drains because an edit lowered the budget: then even a pinned one may go."""
-    leases: set[int] = field(default_factory=set)
-
-
-class Referee:
+class Referee(Books):
     """Feed events to `tell`; an AssertionError names the rule that was broken."""
-
-    def __init__(self, core: Residency) -> None:
-        self.core = core
-        self.limits = core.tables.limits
-        self.budgets = core.tables.budgets
-        self.processes: dict[str, Process] = {}
-        self.waiting: dict[int, LeaseRequested] = {}
-        self.outcomes: dict[int, str] = {}
-        self.measured: dict[tuple[str, EngineOptions], Bytes] = {}
-        self.desired: dict[str, LocalModel] = {}
-        self.closed = False
-        self.started: set[str] = set()
-        self.total: Bytes = {}
-        self.booked: Bytes = {}
-        self.deaths: dict[str, list[float]] = {}
-        self.free_beside: Bytes = {}
-        self.shares: Mapping[str, float] = {}
-        self.squeezed: set[str] = set()
-        """Their last load ran out of memory while somebody waited: one more try."""
-        self._fell: str | None = None
-        self._claimed: str | None = None
 
     def tell(self, event: Event) -> list[Action]:
         claim = self.core.tables.claim
+        self._forced = isinstance(event, UnloadRequested) and event.force
         self._claimed = None if claim is None else self.core.tables.waiting[claim].fingerprint
         crashed = self._happened(event)
         failing = self._failing()
@@ -106,11 +74,11 @@ class Referee:
         match event:
             case LeaseRequested():
                 self.waiting[event.ticket] = event
-            case LeaseReleased(_, ticket):
-                self._release(ticket)
+            case LeaseReleased(at, ticket):
+                self._release(at, ticket)
             case WorkerReady(_, name, slots, resident):
                 process = self.processes[name]
-                process.up, process.slots = True, slots
+                process.up, process.slots, process.used = True, slots, event.at
                 self.squeezed.discard(process.model.fingerprint)
                 self.measured[process.model.fingerprint, process.engine] = resident
                 free = {d: max(size, 0) for d, size in left(self.in_force, self._sum()).items()}
@@ -144,12 +112,13 @@ class Referee:
                 pass
         return set()
 
-    def _release(self, ticket: int) -> None:
+    def _release(self, at: float, ticket: int) -> None:
         if self.waiting.pop(ticket, None) is not None:
             self.outcomes[ticket] = "left"
         for process in self.processes.values():
             if ticket in process.leases:
                 process.leases.discard(ticket)
+                process.used = at
                 self.outcomes[ticket] = "served"
 
     def _die(self, at: float, name: str, out_of_memory: bool = False) -> set[int]:
@@ -188,6 +157,18 @@ class Referee:
                     assert excused or not self._pinned(process), f"pinned {name} was evicted"
                     asked_for = self._claimed is not None or self.waiting
                     assert excused or asked_for, f"{name} was evicted for nobody"
+                if reason == "abandoned":
+                    assert not process.up, f"{name} was there already"
+                    assert not self._wanted(process), f"{name} was stopped while somebody waited for its load"
+                    asked_for = self._claimed is not None or self.waiting
+                    assert asked_for or not fits(self._sum(), self.budgets), f"{name} was stopped for nobody"
+                if reason == "idle":
+                    names = [m for m in self.desired.values() if m.fingerprint == process.model.fingerprint]
+                    ends = [float("inf") if m.ttl is None else process.used + m.ttl for m in names]
+                    assert max(ends, default=0.0) <= now, (
+                        f"{name} was stopped before the ttl of all its names"
+                    )
+                    assert not self._pinned(process), f"pinned {name} was stopped"
                 process.dying = True
             case GrantLease(ticket, name):
                 process = self.processes[name]
@@ -199,6 +180,7 @@ class Referee:
                 same = [w for w in self.waiting.values() if w.model.fingerprint == waiter.model.fingerprint]
                 assert all(self.rank(waiter) <= self.rank(w) for w in same), "a lower priority went first"
                 process.leases.add(ticket)
+                process.used = now
             case RefuseLease():
                 self._check_refusal(now, action, crashed)
             case WakeAt(at):
@@ -224,6 +206,7 @@ class Referee:
             self._check_turn(model.fingerprint)
         assert action.placement in model.placements, f"{name} is placed as nobody said"
         self.processes[name] = self._process(model, action.placement)
+        self.processes[name].unasked = action.reason == "preload"
         need = [device for device, size in self.processes[name].bytes.items() if size > 0]
         room = {device: size for device, size in self.in_force.items() if device in need}
         assert fits(self._sum(), room), f"{name} does not fit: {self._sum()} of {room}"
@@ -275,11 +258,26 @@ class Referee:
                 same = sum(w.model.fingerprint == waiter.model.fingerprint for w in self.waiting.values())
                 limits = self.limits
                 assert count >= limits.max_waiting or same >= limits.max_waiting_per_model
+            if "was unloaded" in action.reason:
+                assert self._forced or waiter.reason == "operator", "an unload refused a client"
+            if action.error in (DoesNotFit, DoesNotFitNow):
+                self._check_too_large(waiter.model, action)
             if self.closed:
                 assert action.error is ShuttingDown
         assert ticket not in self.outcomes, f"ticket {ticket} has two outcomes"
         self.outcomes[ticket] = action.error.__name__
         crashed.discard(ticket)
+
+    def _check_too_large(self, model: LocalModel, action: RefuseLease) -> None:
+        """For ever only if the budgets do not hold it, else for now, and then somebody else has the memory."""
+        now = action.error is DoesNotFitNow
+        assert (action.retry_after is not None) == now, "a retry is promised in vain, or denied"
+        alone = any(fits(self.need(model, p), self.budgets) for p in model.placements)
+        if now:
+            others = self.free_beside or any(p.stuck for p in self.processes.values())
+            assert alone and others, "refused for now, and nobody else has the memory"
+        elif not any(m.pinned for m in self.desired.values()):
+            assert not alone, "refused for ever, and it fits the budgets"
 
     # The whole house --------------------------------------------------------------------------------------
 
@@ -307,42 +305,27 @@ class Referee:
             assert self.deadline(waiter) > now, "a waiter was not told in time"
             assert waiter.model.fingerprint not in ready, "a waiter was passed over"
         assert len(self.waiting) <= self.limits.max_waiting, "the queue has no bound"
+        self._check_abandoned()
         if not self.waiting:
             return
         moving = any(not p.stuck and (not p.up or p.dying or p.leases) for p in self.processes.values())
         wake = next((a.at for a in actions if isinstance(a, WakeAt)), float("inf"))
         assert moving or wake <= now + LINGER + 1e-6, "somebody waits and nothing moves"
 
-    def deadline(self, waiter: LeaseRequested) -> float:
-        if waiter.deadline is not None:
-            return waiter.deadline
-        return (
-            self.core.tables.waiting[waiter.ticket].deadline
-            if waiter.ticket in self.core.tables.waiting
-            else 0.0
-        )
-
-    def _open(self) -> set[str]:
-        return {i.id for i in self.core.tables.instances.values() if i.open} & self.processes.keys()
-
-    def _pinned(self, process: Process) -> bool:
-        fingerprint = process.model.fingerprint
-        return any(m.pinned and m.fingerprint == fingerprint for m in self.desired.values())
-
-    @property
-    def in_force(self) -> Bytes:
-        return {d: min(size, self.free_beside.get(d, size)) for d, size in self.budgets.items()}
-
-    def rank(self, waiter: LeaseRequested) -> float:
-        priority = waiter.model.priority if waiter.priority is None else waiter.priority
-        return waiter.at - priority * self.limits.aging
-
-    def need(self, model: LocalModel, placement: Placement) -> Bytes:
-        return self.measured.get((model.fingerprint, placement.engine), placement.bytes)
-
-    def _bounded(self, now: Bytes, before: Bytes) -> bool:
-        """G3: within the budget, or falling after an edit lowered it."""
-        return all(now.get(d, 0) <= max(size, before.get(d, 0)) for d, size in self.budgets.items())
-
-    def _sum(self) -> Bytes:
-        return plus(*(p.bytes for p in self.processes.values()))
+    def _check_abandoned(self) -> None:
+        """Whoever claims memory does not wait for the end of a load that nobody waits for."""
+        claim = self.core.tables.claim
+        if claim is None:
+            return
+        staying = [p.bytes for p in self.processes.values() if not p.dying or p.stuck]
+        model, soon = self.waiting[claim].model, left(self.in_force, *staying)
+        needs = [self.need(model, placement) for placement in model.placements]
+        if any(fits(need, soon) for need in needs):
+            return
+        for name, process in self.processes.items():
+            same = (m for m in self.desired.values() if m.fingerprint == process.model.fingerprint)
+            if any(m.preload for m in same):
+                continue  # it may be its first load, which the registry wants
+            if not process.up and not process.dying and not self._wanted(process):
+                helped = any(fits(need, plus(soon, process.bytes)) for need in needs)
+                assert not helped, f"{name} loads for nobody, and somebody waits for its memory"

@@ -106,6 +106,10 @@ class Life:
             )
             for number in range(draw.randint(2, 6))
         ]
+        if draw.random() < 0.3:  # another name of the same process
+            first = msgspec.structs.replace(found[0], pinned=found[0].pinned and draw.random() < 0.5)
+            options = {"ttl": draw.choice([None, 0.0, 20.0]), "priority": draw.choice([0, 1])}
+            found.append(msgspec.structs.replace(first, name="twin", **options))
         if draw.random() < 0.3:
             found.append(model("huge", BUDGET + 1))
         if draw.random() < 0.2:
@@ -181,7 +185,7 @@ class Life:
         return ModelsDesired(at, shown, dict(self.budgets), self.limits)
 
     def _unload(self, at: float) -> Event:
-        return UnloadRequested(at, self.random.choice([None, *self.models]))
+        return UnloadRequested(at, self.random.choice([None, *self.models]), self.random.random() < 0.3)
 
     def _strangers(self, at: float) -> Event:
         """Other processes take some of a device, or give it back."""
@@ -235,8 +239,9 @@ class Life:
                         device = draw.choice(list(held))
                         held[device] = max(1, held[device] + draw.randint(-1, 2))
                     self._at(now + draw.uniform(0.5, LONGEST_LOAD), self._ready(name, held))
-            case StopWorker(name):
+            case StopWorker(name, reason):
                 self.stats["stops"] += 1
+                self.stats["abandoned"] += reason == "abandoned"
                 self._end(now, name)
             case GrantLease(ticket, _):
                 self._at(now + min(draw.expovariate(0.4), LONGEST_LEASE), self._release(ticket))

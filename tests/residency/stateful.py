@@ -176,9 +176,9 @@ class HouseMachine(RuleBasedStateMachine):
         self.models[name] = changed(self.models[name])
         self.desire(budget)
 
-    @rule(name=st.sampled_from([None, *NAMES]))
-    def unload(self, name: str | None) -> None:
-        self.referee.tell(UnloadRequested(self.now, name))
+    @rule(name=st.sampled_from([None, *NAMES]), force=st.booleans())
+    def unload(self, name: str | None, force: bool) -> None:
+        self.referee.tell(UnloadRequested(self.now, name, force))
 
     @precondition(lambda self: self.tickets > 30)
     @rule()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.domain.errors import DoesNotFit, WorkerCrashed
+from router.domain.errors import DoesNotFit, DoesNotFitNow, WorkerCrashed
 from router.residency.events import (
     GrantLease,
     LeaseReleased,
@@ -16,7 +16,7 @@ from router.residency.events import (
     WorkerStuck,
 )
 from router.residency.state import Phase
-from tests.residency.core_scene import B, a_busy, a_ready
+from tests.residency.core_scene import A, B, a_busy, a_ready
 from tests.residency.playbook import Play, Refused, desired, house, model, on, placed, ready, start
 
 TWO = {"gpu0": 10, "gpu1": 10, "host": 20}
@@ -108,6 +108,41 @@ def test_the_next_load_starts_when_it_fits_beside_what_remains_of_the_leaving_pr
     )  # fmt: skip
 
 
+def test_a_load_that_nobody_waits_for_gives_way_before_an_idle_model_does() -> None:
+    play = big_ready()
+    play << LeaseRequested(3, 2, OTHER)
+    play._last.clear()
+    third = placed("third", {"gpu0": 9}, {"gpu1": 9})
+    play << LeaseReleased(4, 2) >> []  # it may finish, as long as nobody needs its memory
+    play << LeaseRequested(5, 3, third) >> [StopWorker("other#2", "abandoned")]
+    play << WorkerExited(6, "other#2", "it was told to stop")
+    play >> [StartWorker("third#3", third, third.placements[1], "request")]
+    assert play.core.tables.failures == {}
+
+
+def test_a_load_that_the_registry_wants_is_finished_although_nobody_waits() -> None:
+    early = model("early", 8, preload=True)
+    play = house(early, B) >> [start("early#1", early, "preload")]
+    play << LeaseRequested(1, 1, B) >> [] << LeaseRequested(2, 2, early) >> [] << LeaseReleased(3, 2) >> []
+    play << ready(4, "early#1", 1, 8) >> []
+    edited = model("early", 8)
+    play << desired(5, [edited, B]) >> [StopWorker("early#1", "pressure")]
+
+
+def test_a_load_that_an_edit_no_longer_wants_early_gives_way() -> None:
+    early = model("early", 8, preload=True)
+    play = house(early, B) >> [start("early#1", early, "preload")]
+    play << LeaseRequested(1, 1, B) >> []
+    play << desired(2, [model("early", 8), B]) >> [StopWorker("early#1", "abandoned")]
+
+
+def test_a_lowered_budget_takes_loads_that_nobody_waits_for_first() -> None:
+    play, small = a_ready(), model("small", 4)
+    play << desired(3, [A, small]) >> []
+    play << LeaseRequested(3, 2, small) >> [start("small#2", small, "request")] << LeaseReleased(4, 2) >> []
+    play << desired(5, [A, small], budget=8) >> [StopWorker("small#2", "abandoned")]
+
+
 def test_a_worker_that_frees_cannot_hold_more_than_before() -> None:
     play = a_ready()
     play << LeaseRequested(4, 2, B) >> [StopWorker("a#1", "pressure")]
@@ -124,7 +159,7 @@ def test_only_a_worker_that_stops_can_free() -> None:
 def test_a_process_that_cannot_be_killed_holds_its_bytes_and_is_not_waited_for() -> None:
     play = a_ready()
     play << LeaseRequested(4, 2, B) >> [StopWorker("a#1", "pressure")]
-    play << WorkerStuck(5, "a#1") >> [Refused(2, DoesNotFit)]
+    play << WorkerStuck(5, "a#1") >> [Refused(2, DoesNotFitNow)]
     assert play.core.tables.instances["a#1"].phase is Phase.QUARANTINED
     assert play.core.tables.free == on(4)
     play << LeaseRequested(6, 3, model("small", 4)) >> [start("small#2", model("small", 4), "request")]
@@ -133,7 +168,7 @@ def test_a_process_that_cannot_be_killed_holds_its_bytes_and_is_not_waited_for()
 def test_a_quarantined_process_that_exits_after_all_gives_its_bytes_back() -> None:
     play = a_ready()
     play << LeaseRequested(4, 2, B) >> [StopWorker("a#1", "pressure")]
-    play << WorkerStuck(5, "a#1") >> [Refused(2, DoesNotFit)]
+    play << WorkerStuck(5, "a#1") >> [Refused(2, DoesNotFitNow)]
     play << WorkerExited(60, "a#1") >> []
     play << LeaseRequested(61, 3, B) >> [start("b#2", B, "request")]
 

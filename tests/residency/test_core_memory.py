@@ -164,7 +164,7 @@ def test_an_edit_of_what_needs_no_restart_is_adopted_in_place() -> None:
     play = a_ready()
     pinned = msgspec.structs.replace(A, pinned=True, ttl=1.0, name="renamed")
     play << desired(3, [pinned, B]) >> []
-    assert play.core.tables.instances["a#1"].model is pinned
+    assert play.core.tables.instances["a#1"].model == pinned
     play << LeaseRequested(4, 2, pinned) >> [GrantLease(2, "a#1")]
 
 

@@ -64,6 +64,11 @@ def test_models_before_are_loaded_and_held_first_unless_there_is_room_beside_the
     assert wait(play, d, 12).seconds == first + UNKNOWN_LOAD + LIMITS.patience + EXIT + UNKNOWN_LOAD
 
 
+def test_a_load_that_nobody_waits_for_costs_no_more_than_its_end() -> None:
+    play = told(house(A, B), LeaseRequested(0, 1, A), LeaseReleased(1, 1))
+    assert wait(play, B, 2).seconds == EXIT + UNKNOWN_LOAD
+
+
 def test_nobody_waits_for_a_process_that_cannot_be_killed() -> None:
     play = told(a_loaded(), WorkerStuck(11, "a#1"))
     assert wait(play, B, 12).seconds == UNKNOWN_LOAD

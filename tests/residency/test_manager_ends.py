@@ -9,6 +9,7 @@ import pytest
 
 from router.domain.errors import (
     DoesNotFit,
+    DoesNotFitNow,
     LeaseTimeout,
     LoadFailed,
     ShuttingDown,
@@ -17,7 +18,7 @@ from router.domain.models import Footprint, Limits
 from router.residency.feed import StatusChange
 from router.residency.manager import MEMORY
 from tests.local import resized
-from tests.residency.fakes import FakeLauncher, out_of_memory
+from tests.residency.fakes import FakeLauncher
 from tests.residency.manager_scene import A, B, House, _outcome, house, now
 from tests.residency.playbook import DEVICE, model, on
 from tests.residency.virtual_time import in_virtual_time
@@ -32,72 +33,6 @@ async def test_an_idle_model_is_unloaded_after_its_ttl() -> None:
         await asyncio.sleep(601)
         assert home.launcher.live == {}
         assert home.value("router_evictions_total", model="a", reason="idle") == 1
-
-
-@in_virtual_time
-async def test_an_operator_loads_and_unloads() -> None:
-    async with house() as home:
-        await home.manager.load(A)
-        assert home.manager.view().status("a") == "loaded"
-        await home.manager.load(A)
-        assert home.value("router_swaps_total", model="a", reason="operator") == 1
-        assert home.manager.unload("nobody") == 0
-        assert home.manager.unload(None) == 1
-        await asyncio.sleep(1)
-        assert home.launcher.live == {}
-        assert home.value("router_evictions_total", model="a", reason="requested") == 1
-        home.launcher.fails["b"] = out_of_memory()
-        with pytest.raises(LoadFailed, match="out of memory"):
-            await home.manager.load(B)
-
-
-@in_virtual_time
-async def test_an_operators_load_that_failed_is_seen_until_the_next_one() -> None:
-    async with house() as home:
-        home.launcher.fails["b"] = LoadFailed("bad magic")
-        with pytest.raises(LoadFailed):
-            await home.manager.load(B)
-        assert home.manager.view().status("b") == "failed"
-        assert "bad magic" in home.manager.view().failed["b"]
-        del home.launcher.fails["b"]
-        await home.manager.load(B)
-        assert home.manager.view().status("b") == "loaded"
-        assert "b" not in home.manager.view().failed
-
-
-@in_virtual_time
-async def test_an_operators_load_that_was_called_off_did_not_fail() -> None:
-    async with house() as home:
-        async with asyncio.TaskGroup() as tasks:
-            loading = tasks.create_task(refused_load(home))
-            await asyncio.sleep(0.5)
-            home.manager.unload("b")
-        assert "was unloaded" in loading.result()
-        assert home.manager.view().failed == {}
-
-
-async def refused_load(home: House) -> str:
-    with pytest.raises(LoadFailed) as caught:
-        await home.manager.load(B)
-    return caught.value.message
-
-
-@in_virtual_time
-async def test_an_edit_that_takes_a_model_out_forgets_that_its_load_failed() -> None:
-    async with house() as home:
-        home.launcher.fails["b"] = LoadFailed("bad magic")
-        await refused_load(home)
-        home.told(A)
-        home.told(A, B)
-        assert home.manager.view().failed == {}
-
-
-@in_virtual_time
-async def test_an_operators_load_of_a_busy_model_returns_at_once() -> None:
-    async with house() as home, home.manager.lease(A):
-        began = now()
-        await home.manager.load(A)
-        assert now() == began
 
 
 @in_virtual_time
@@ -259,7 +194,7 @@ async def test_freed_bytes_let_the_next_model_in_before_the_process_is_gone() ->
 async def test_a_process_that_cannot_be_killed_is_quarantined_shown_and_not_waited_for() -> None:
     async with house(FakeLauncher(unkillable={"a"})) as home:
         await home.use(A)
-        with pytest.raises(DoesNotFit):  # B needs the bytes that may never come back
+        with pytest.raises(DoesNotFitNow):  # B needs the bytes that may never come back
             await home.use(B)
         (instance,) = home.manager.view().instances
         assert instance.phase == "quarantined"
@@ -276,7 +211,7 @@ async def test_a_process_that_cannot_be_killed_is_quarantined_shown_and_not_wait
 async def test_a_quarantined_process_that_ends_after_all_gives_its_bytes_back() -> None:
     async with house(FakeLauncher(unkillable={"a"}, stuck_seconds=20)) as home:
         await home.use(A)
-        assert await _outcome(home, B) is DoesNotFit
+        assert await _outcome(home, B) is DoesNotFitNow
         await asyncio.sleep(21)
         assert await home.use(B) == "b#2"
 
@@ -307,7 +242,7 @@ async def test_what_strangers_take_is_shown_and_blocks_loads() -> None:
         view = home.manager.view().memory
         assert (view.budget, view.strangers, view.free) == (10, 5, 5)
         assert home.value("router_device_bytes", device=DEVICE, kind="strangers") == 5
-        assert await _outcome(home, A) is DoesNotFit
+        assert await _outcome(home, A) is DoesNotFitNow
         home.manager.device_free(on(99))
         assert await home.use(A) == "a#1"
 

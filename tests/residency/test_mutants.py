@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from router.residency.core import Residency
-from tests.residency.mutants import MUTANTS
+from tests.residency import mutants, mutants_loads
 from tests.residency.simulation import live
 
 SEEDS = 40
+MUTANTS = (*mutants.MUTANTS, *mutants_loads.MUTANTS)
 
 
 def caught(core: type[Residency]) -> str | None:

@@ -23,6 +23,7 @@ MUST_HAPPEN = (
     "QueueFull",
     "LeaseTimeout",
     "DoesNotFit",
+    "DoesNotFitNow",
     "LoadFailed",
     "WorkerCrashed",
     "ShuttingDown",
@@ -30,6 +31,7 @@ MUST_HAPPEN = (
     "stops",
     "freed",
     "oom",
+    "abandoned",
 )
 ROOT = Path(__file__).parents[2]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from router.domain.errors import DoesNotFit, LoadFailed
+from router.domain.errors import DoesNotFit, DoesNotFitNow, LoadFailed
 from router.domain.models import Limits
 from router.residency.events import (
     DeviceFree,
@@ -125,7 +125,7 @@ def test_memory_that_strangers_take_blocks_loads_and_evicts_nobody() -> None:
     play = a_busy()
     play << DeviceFree(2, on(9)) >> []
     play << LeaseRequested(3, 2, C) >> []  # 3 would fit the operator's 12, not beside strangers
-    play << DeviceFree(4, on(0)) >> [Refused(2, DoesNotFit, retry_after=LONGEST_RETRY)]
+    play << DeviceFree(4, on(0)) >> [Refused(2, DoesNotFitNow, retry_after=LONGEST_RETRY)]
     play << LeaseReleased(5, 1) >> []
     play << LeaseRequested(6, 3, A) >> [GrantLease(3, "a#1")]  # what is there serves on
     play << DeviceFree(7, on(99)) >> []
@@ -135,8 +135,15 @@ def test_memory_that_strangers_take_blocks_loads_and_evicts_nobody() -> None:
 def test_a_refusal_for_memory_that_may_come_back_says_when_to_try_again() -> None:
     play = a_ready()
     play << LeaseRequested(3, 2, B) >> [StopWorker("a#1", "pressure")]
-    play << WorkerStuck(4, "a#1") >> [Refused(2, DoesNotFit, retry_after=LONGEST_RETRY)]
+    play << WorkerStuck(4, "a#1") >> [Refused(2, DoesNotFitNow, retry_after=LONGEST_RETRY)]
     play << LeaseRequested(5, 3, model("huge", 13)) >> [Refused(3, DoesNotFit, retry_after=None)]
+
+
+def test_a_missing_file_is_no_lack_of_memory_whatever_strangers_hold() -> None:
+    missing = model("missing", 3, problem="its file is missing")
+    play = house(A, missing)
+    play << DeviceFree(1, on(2)) >> []
+    play << LeaseRequested(2, 1, missing) >> [Refused(1, LoadFailed, retry_after=None)]
 
 
 def test_the_cheapest_to_do_without_goes_and_lru_can_be_chosen() -> None:

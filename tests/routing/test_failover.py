@@ -9,6 +9,7 @@ from router.routing import failover
 
 FULL = errors.QueueFull("full", 5.0)
 NEVER = errors.DoesNotFit("too large")
+NOT_NOW = errors.DoesNotFitNow("taken", 120.0)
 DOWN = errors.UpstreamUnavailable("down", "big", "connect")
 SPENT = errors.OverBudget("spent", "big", "day", 3600.0)
 
@@ -19,6 +20,7 @@ SPENT = errors.OverBudget("spent", "big", "day", 3600.0)
         (FULL, "refused"),
         (errors.LeaseTimeout("late"), "deadline"),
         (NEVER, "memory"),
+        (NOT_NOW, "memory"),
         (errors.LoadFailed("no"), "load"),
         (errors.WorkerCrashed("gone"), "crash"),
         (errors.Unsupported("tools"), "unsupported"),
@@ -38,6 +40,7 @@ def test_after_these_the_next_candidate_is_asked(error: errors.RouterError, reas
         errors.ContextOverflow(10, 20),
         errors.UnknownModel("x"),
         errors.ShuttingDown("bye"),
+        errors.ModelBusy("a", 1),
         errors.UpstreamRefused("bad", "big", 400, "invalid_request_error", None, None),
         errors.UpstreamBroken("cut", "big"),
         errors.PolicyRefused("never", "big"),
@@ -58,4 +61,5 @@ def test_the_error_told_is_of_whoever_can_be_asked_again_soonest_else_the_last()
     assert failover.told([SPENT, FULL]) is FULL
     assert failover.told([NEVER, SPENT]) is SPENT
     assert failover.told([NEVER, DOWN]) is DOWN
+    assert failover.told([NOT_NOW, SPENT, NEVER]) is NOT_NOW
     assert failover.told([DOWN]) is DOWN

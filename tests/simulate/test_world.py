@@ -31,6 +31,13 @@ def test_what_a_leaving_process_keeps_is_waited_for_only_if_it_is_needed() -> No
         assert found.visits[1].granted == pytest.approx(20 + memory_back + 5.0)
 
 
+def test_a_load_that_nobody_waits_for_any_more_is_stopped_and_counts_as_long_as_it_took() -> None:
+    scene = house([model("a"), model("b")], 7, Limits(max_wait=3.0))
+    found = replay(scene, asks((0, "a"), (2, "b")))
+    assert (found.visits[0].refused, dict(found.evictions)) == ("LeaseTimeout", {"abandoned": 1})
+    assert found.load_seconds == pytest.approx(3.0 + 5.0)  # b's was ordered in full
+
+
 def test_two_models_that_fit_do_not_swap() -> None:
     found = replay(house([model("a"), model("b")], 8), asks((0, "a"), (20, "b"), (40, "a")))
     assert (found.swaps, found.evictions.total()) == (2, 0)
