@@ -24,7 +24,7 @@ import msgspec
 from router.domain.generation import Delta, EmbeddingRequest, Embeddings, GenerationRequest
 from router.domain.models import EngineOptions, Footprint
 
-VERSION = 2
+VERSION = 3
 MAX_FRAME = 64 * 2**20
 SANDBOX_LAYERS = ("no_new_privs", "rlimits", "seccomp", "landlock")
 _HEADER = struct.Struct("<I")
@@ -38,6 +38,8 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     path: str
     options: EngineOptions
     backend: Literal["llama", "echo"] = "llama"
+    host_bytes: int = 0
+    """What is reserved for it of the host's memory: the worker bounds itself by that."""
 
 
 class DryRun(msgspec.Struct, frozen=True, tag="dry_run"):

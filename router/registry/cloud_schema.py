@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import Discriminator, Field, Tag
 
 from router.domain.routes import CloudMode, Quality
+from router.domain.worker_environment import reaches_workers
 from router.registry.fields import Duration, Name, Pause, Section, Text, checked, quantity
 
 MAX_USD = 1_000_000
@@ -49,10 +50,17 @@ Address = Annotated[
     checked(lambda text: _bad_url(text)),
     Field(max_length=1024, json_schema_extra={"pattern": "^https?://"}),
 ]
-EnvName = Annotated[
-    str,
-    checked(lambda text: None if _ENV.fullmatch(text) else "expected the name of an environment variable"),
-]
+
+
+def _bad_env(text: str) -> str | None:
+    if not _ENV.fullmatch(text):
+        return "expected the name of an environment variable"
+    if reaches_workers(text):
+        return f"worker processes see {text}: keep the key in a variable of another name, such as BIG_API_KEY"
+    return None
+
+
+EnvName = Annotated[str, checked(_bad_env)]
 
 
 class EnvKey(Section):

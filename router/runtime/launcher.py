@@ -200,7 +200,8 @@ class _Loading:
         self._process.on_event, self._process.on_gone = self._on_event, self._on_gone
         if self._process.doomed:
             self._on_gone()
-        self._process.send(protocol.Load(model.path, placement.engine, backend))
+        reserved = placement.bytes.get("host", 0)
+        self._process.send(protocol.Load(model.path, placement.engine, backend, reserved))
         try:
             return await self._wait(model)
         finally:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import signal
 import socket
 import sys
@@ -20,6 +19,7 @@ import psutil
 
 from router import protocol
 from router.domain.errors import LoadFailed
+from router.domain.worker_environment import reaches_workers
 from router.runtime.logs import LogPump
 from router.telemetry import logger
 
@@ -32,19 +32,22 @@ _EXIT_GRACE = 0.3
 STUCK_SECONDS = 2.0
 """A process that is not reaped so long after SIGKILL hangs in the kernel, and may do so for ever."""
 
-_ALLOWED = re.compile(
-    r"PATH|HOME|USER|LANG|LC_.*|TZ|TMPDIR|VIRTUAL_ENV|LD_LIBRARY_PATH|XDG_CACHE_HOME"
-    r"|(CUDA|NVIDIA|GGML|LLAMA|PYTHON|OMP|GOMP|OPENBLAS|MKL|ROUTER)_?.*"
-)
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
-
 
 def worker_environment(outer: Mapping[str, str]) -> dict[str, str]:
     """What a worker may see of the gateway's environment: no credential reaches it (G19)."""
-    kept = {k: v for k, v in outer.items() if _ALLOWED.fullmatch(k) and not _SECRET.search(k)}
+    kept = {name: value for name, value in outer.items() if reaches_workers(name)}
+    return kept | _SET_FOR_WORKERS
+
+
+_SET_FOR_WORKERS = {
     # With a debugger installed ggml runs it on itself when it aborts, and the worker does not die.
+    "GGML_NO_BACKTRACE": "1",
     # CUDA numbers GPUs by speed unless told otherwise; NVML and our names go by the bus.
-    return {**kept, "GGML_NO_BACKTRACE": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    # Threads that numpy's libraries start at their import would stay outside the sandbox.
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
 
 
 class WorkerProcess:

@@ -2,8 +2,8 @@
 What a worker gives up before it reads a stranger's file: privileges, system calls, other files, the network.
 
 Layers, each by name (`--sandbox`), each tried after it was set: `no_new_privs`; `rlimits` (no core dumps, which
-would hold prompts; few files); `seccomp`, for every thread, once the engine is imported; `landlock`, for each
-thread that sees hostile input, when the model's path is known.
+would hold prompts; few files and tasks; memory, once the model's bytes are known); `seccomp`, for every thread,
+once the engine is imported; `landlock`, for each thread that sees hostile input, when the model's path is known.
 
 The one rule: a layer that the worker reports was seen to hold in this very process.
 """
@@ -30,6 +30,16 @@ T = TypeVar("T")
 
 _PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS = 38, 39
 _FILES = 4096
+_TASKS = 4096
+"""Threads beside all that run here now."""
+_ENGINE_SLACK = 2**30
+"""Bytes of private memory beside half as much again as the model: vocabulary, prompts, answers."""
+_THREAD_STACK = 2**24
+"""Bytes for each core's thread of the engine."""
+_DRIVER_SLACK = 4 * 2**30
+"""The same where a driver keeps copies and pinned buffers of its own."""
+_MPS = "/tmp/nvidia-mps"
+"""Where NVIDIA's multi-process server listens, if the operator runs it; its clients connect to a socket there."""
 _SPLIT = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf")
 
 _READABLE = (
@@ -67,7 +77,7 @@ class Sandbox:
             try:
                 if sys.platform != "linux":
                     raise OSError("only Linux has it")
-                if not _LAYERS[layer]():
+                if not _LAYERS[layer](self._gpu):
                     raise OSError(f"{layer} was set and does not hold")
                 held.append(layer)
             except OSError as error:
@@ -79,6 +89,16 @@ class Sandbox:
         self._path = path
         self._named.set()
         self._enter(path)
+
+    def bound_memory(self, footprint: int) -> None:
+        """
+        Private memory from here on: what there is, half as much again as `footprint` (bytes of the host), and
+        slack. Only where `rlimits` holds. More is refused as on a machine that has no more.
+        """
+        if "rlimits" not in self.holds:
+            return
+        slack = (_DRIVER_SLACK if self._gpu else _ENGINE_SLACK) + _THREAD_STACK * (os.cpu_count() or 1)
+        _lower(resource.RLIMIT_DATA, private_bytes() + footprint + footprint // 2 + slack)
 
     def _enter(self, path: str) -> None:
         if "landlock" not in self.holds:
@@ -152,30 +172,54 @@ def parts(path: str) -> list[Path]:
     return sorted(file.parent.glob(f"{glob.escape(stem)}-?????-of-{count}.gguf"))
 
 
-def no_new_privs() -> bool:
+def private_bytes() -> int:
+    """What this process has of what RLIMIT_DATA counts: its private, writable memory, used or not."""
+    status = Path("/proc/self/status").read_text()
+    found = re.search(r"^VmData:\s*(\d+) kB", status, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
+
+
+def no_new_privs(gpu: bool = False) -> bool:
     """Set-user-id programs give no rights any more; what seccomp and Landlock ask for first. True if it holds."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     return bool(libc.prctl(_PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1)
 
 
-def rlimits() -> bool:
+def rlimits(gpu: bool = False) -> bool:
     """True if they hold."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    files = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    _lower(resource.RLIMIT_NOFILE, _FILES)
+    # Counted for the whole user, so it must leave room for what else runs; root is not held by it.
+    _lower(resource.RLIMIT_NPROC, _tasks() + _TASKS)
     return resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)
 
 
-def _seccomp() -> bool:
+def _lower(limit: int, most: int) -> None:
+    _, hard = resource.getrlimit(limit)
+    most = most if hard == resource.RLIM_INFINITY else min(hard, most)
+    resource.setrlimit(limit, (most, most))
+
+
+def _tasks() -> int:
+    """All threads of this machine: no fewer than those of this user."""
+    return int(Path("/proc/loadavg").read_text().split()[3].split("/")[1])
+
+
+def _seccomp(gpu: bool) -> bool:
     no_new_privs()
-    seccomp.enter()
+    seccomp.enter(sockets=gpu and (Path(_MPS).exists() or "CUDA_MPS_PIPE_DIRECTORY" in os.environ))
     return seccomp.holds()
 
 
-def _landlock() -> bool:
-    """Tried on a thread that ends with it: this process needs its files until the model is known."""
+def _landlock(gpu: bool) -> bool:
+    """
+    Tried on a thread that ends with it: this process needs its files until the model is known.
+
+    Raises OSError where a thread runs already: it would stay outside. A GPU's driver starts some of its own.
+    """
+    if (others := sum(1 for _ in Path("/proc/self/task").iterdir()) - 1) and not gpu:
+        raise OSError(f"{others} threads were started before the sandbox and would stay outside it")
     no_new_privs()
     outcome: list[bool | OSError] = []
 
@@ -202,7 +246,7 @@ def _opens(path: str) -> bool:
     return True
 
 
-_LAYERS: dict[str, Callable[[], bool]] = {
+_LAYERS: dict[str, Callable[[bool], bool]] = {
     "no_new_privs": no_new_privs,
     "rlimits": rlimits,
     "seccomp": _seccomp,

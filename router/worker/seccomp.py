@@ -2,6 +2,7 @@
 System calls that no worker needs, refused by the kernel: a seccomp filter assembled here.
 
 The one rule: a list of what is denied, never of what is allowed: a driver that needs an odd call must not break.
+Some calls are refused by their first argument: for another process than the caller's own, or for a new process.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from dataclasses import dataclass
 
 # Linux' own headers: asm/unistd_64.h and asm-generic/unistd.h. Nothing that CUDA, OpenMP or Python uses is here.
 _X86_64 = {
+    "socketpair": 53, "fork": 57, "vfork": 58, "chmod": 90, "fchmod": 91, "chown": 92, "fchown": 93, "lchown": 94,
+    "utime": 132, "setpriority": 141, "setxattr": 188, "lsetxattr": 189, "fsetxattr": 190, "removexattr": 197,
+    "lremovexattr": 198, "fremovexattr": 199, "tkill": 200, "utimes": 235, "ioprio_set": 251, "fchownat": 260,
+    "futimesat": 261, "fchmodat": 268, "utimensat": 280,
     "execve": 59, "ptrace": 101, "syslog": 103, "vhangup": 153, "modify_ldt": 154, "pivot_root": 155,
     "adjtimex": 159, "chroot": 161, "acct": 163, "settimeofday": 164, "mount": 165, "umount2": 166,
     "swapon": 167, "swapoff": 168, "reboot": 169, "sethostname": 170, "setdomainname": 171, "iopl": 172,
@@ -26,6 +31,9 @@ _X86_64 = {
     "execveat": 322, "userfaultfd": 323,
 }  # fmt: skip
 _AARCH64 = {
+    "setxattr": 5, "lsetxattr": 6, "fsetxattr": 7, "removexattr": 14, "lremovexattr": 15, "fremovexattr": 16,
+    "ioprio_set": 30, "fchmod": 52, "fchmodat": 53, "fchownat": 54, "fchown": 55, "utimensat": 88, "tkill": 130,
+    "setpriority": 140, "socketpair": 199,
     "lookup_dcookie": 18, "umount2": 39, "mount": 40, "pivot_root": 41, "chroot": 51, "vhangup": 58,
     "quotactl": 60, "acct": 89, "unshare": 97, "kexec_load": 104, "init_module": 105, "delete_module": 106,
     "clock_settime": 112, "syslog": 116, "ptrace": 117, "reboot": 142, "sethostname": 161,
@@ -37,14 +45,36 @@ _AARCH64 = {
 }  # fmt: skip
 _EVERYWHERE = {
     "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "open_tree": 428,
+    "pidfd_send_signal": 424, "pidfd_open": 434, "process_madvise": 440, "process_mrelease": 448, "fchmodat2": 452,
+    "setxattrat": 463, "removexattrat": 466, "open_tree_attr": 467, "file_setattr": 469,
     "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433, "pidfd_getfd": 438,
     "mount_setattr": 442, "quotactl_fd": 443,
 }  # fmt: skip
+
+_OF_ITSELF = {
+    "x86_64": {"sched_setparam": 142, "sched_setscheduler": 144, "sched_setaffinity": 203, "migrate_pages": 256,
+               "move_pages": 279, "prlimit64": 302, "sched_setattr": 314},
+    "aarch64": {"sched_setparam": 118, "sched_setscheduler": 119, "sched_setaffinity": 122, "migrate_pages": 238,
+                "move_pages": 239, "prlimit64": 261, "sched_setattr": 274},
+}  # fmt: skip
+"""Allowed where the first argument is 0 or the process itself. A thread's own number counts as somebody else's."""
+_SIGNALS = {
+    "x86_64": {"kill": 62, "rt_sigqueueinfo": 129, "tgkill": 234, "rt_tgsigqueueinfo": 297},
+    "aarch64": {"kill": 129, "tgkill": 131, "rt_sigqueueinfo": 138, "rt_tgsigqueueinfo": 240},
+}  # fmt: skip
+"""Allowed where the first argument is the process itself: abort() sends itself a signal."""
+_TO_OTHERS = {
+    "x86_64": {"connect": 42, "bind": 49, "listen": 50},
+    "aarch64": {"bind": 200, "listen": 201, "connect": 203},
+}
+"""Denied, but for a worker that has to reach the driver's own server through a socket."""
 
 _CLONE3 = 435
 """Its flags lie in memory, where no filter can look; told that it does not exist, libc falls back to clone."""
 _NEW_NAMESPACES = 0x7E020000
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET."""
+_NEW_THREAD = 0x00010000
+"""CLONE_THREAD: without it, clone is a fork."""
 _FOREIGN = 0x40000000
 """x86-64's second numbering (x32) starts here: the same calls by other numbers."""
 
@@ -55,14 +85,29 @@ class Machine:
 
     audit: int
     denied: dict[str, int]
+    of_itself: dict[str, int]
+    signals: dict[str, int]
+    to_others: dict[str, int]
     socket: int
     clone: int
     seccomp: int
 
 
 MACHINES = {
-    "x86_64": Machine(0xC000003E, _X86_64 | _EVERYWHERE, socket=41, clone=56, seccomp=317),
-    "aarch64": Machine(0xC00000B7, _AARCH64 | _EVERYWHERE, socket=198, clone=220, seccomp=277),
+    name: Machine(
+        audit,
+        denied | _EVERYWHERE,
+        _OF_ITSELF[name],
+        _SIGNALS[name],
+        _TO_OTHERS[name],
+        socket,
+        clone,
+        seccomp,
+    )
+    for name, audit, denied, socket, clone, seccomp in (
+        ("x86_64", 0xC000003E, _X86_64, 41, 56, 317),
+        ("aarch64", 0xC00000B7, _AARCH64, 198, 220, 277),
+    )
 }
 
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -72,9 +117,13 @@ _AF_UNIX = 1
 _SET_MODE_FILTER, _TSYNC = 1, 1
 
 
-def program(machine: Machine) -> bytes:
-    """The filter in classic BPF: EPERM for what is denied, EAFNOSUPPORT for sockets that are not AF_UNIX."""
-    denied = b"".join(_if_number(number, _refuse(errno.EPERM)) for number in sorted(machine.denied.values()))
+def program(machine: Machine, pid: int, sockets: bool = False) -> bytes:
+    """
+    The filter in classic BPF: EPERM for what is denied, EAFNOSUPPORT for sockets.
+
+    `pid`: the process that it is for. `sockets`: it may use AF_UNIX, and connect to what has a path.
+    """
+    denied = set(machine.denied.values()) | (set() if sockets else set(machine.to_others.values()))
     return b"".join(
         (
             _code(_LOAD, 0, 0, _ARCHITECTURE),
@@ -83,10 +132,15 @@ def program(machine: Machine) -> bytes:
             _code(_LOAD, 0, 0, _NUMBER),
             _code(_JUMP_AT_LEAST, 0, 1, _FOREIGN),
             _refuse(errno.EPERM),
-            denied,
+            *(_if_number(number, _refuse(errno.EPERM)) for number in sorted(denied)),
+            *(
+                _if_number(number, _only(errno.EPERM, 0, pid))
+                for number in sorted(machine.of_itself.values())
+            ),
+            *(_if_number(number, _only(errno.EPERM, pid)) for number in sorted(machine.signals.values())),
             _if_number(_CLONE3, _refuse(errno.ENOSYS)),
-            _if_number(machine.socket, _unless(_JUMP_EQUAL, _AF_UNIX, errno.EAFNOSUPPORT)),
-            _if_number(machine.clone, _when(_JUMP_SET, _NEW_NAMESPACES, errno.EPERM)),
+            _if_number(machine.socket, _only(errno.EAFNOSUPPORT, *((_AF_UNIX,) if sockets else ()))),
+            _if_number(machine.clone, _threads_only()),
             _code(_RETURN, 0, 0, _ALLOW),
         )
     )
@@ -104,12 +158,24 @@ def _if_number(number: int, then: bytes) -> bytes:
     return _code(_JUMP_EQUAL, 0, len(then) // 8, number) + then
 
 
-def _unless(jump: int, value: int, error: int) -> bytes:
-    return _code(_LOAD, 0, 0, _FIRST_ARGUMENT) + _code(jump, 1, 0, value) + _refuse(error) + _allow()
+def _only(error: int, *values: int) -> bytes:
+    """Allow where the first argument, of 32 bits, is one of these."""
+    found = b"".join(_code(_JUMP_EQUAL, 0, 1, value) + _allow() for value in values)
+    return _code(_LOAD, 0, 0, _FIRST_ARGUMENT) + found + _refuse(error)
 
 
-def _when(jump: int, value: int, error: int) -> bytes:
-    return _code(_LOAD, 0, 0, _FIRST_ARGUMENT) + _code(jump, 0, 1, value) + _refuse(error) + _allow()
+def _threads_only() -> bytes:
+    """Of clone: threads of this process, in its own namespaces."""
+    return b"".join(
+        (
+            _code(_LOAD, 0, 0, _FIRST_ARGUMENT),
+            _code(_JUMP_SET, 0, 1, _NEW_NAMESPACES),
+            _refuse(errno.EPERM),
+            _code(_JUMP_SET, 1, 0, _NEW_THREAD),
+            _refuse(errno.EPERM),
+            _allow(),
+        )
+    )
 
 
 def _allow() -> bytes:
@@ -120,16 +186,16 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_char_p))
 
 
-def enter() -> None:
+def enter(sockets: bool = False) -> None:
     """
     Put every thread of this process under the filter, for good. no_new_privs must be set before.
 
-    Raises OSError: no such filter for this processor, or none in this kernel.
+    `sockets`: see `program`. Raises OSError: no such filter for this processor, or none in this kernel.
     """
     machine = MACHINES.get(platform.machine())
     if machine is None:
         raise OSError(errno.ENOSYS, f"no filter for {platform.machine()}")
-    code = program(machine)
+    code = program(machine, os.getpid(), sockets)
     told = _Program(len(code) // 8, code)
     libc = ctypes.CDLL(None, use_errno=True)
     failed = libc.syscall(machine.seccomp, _SET_MODE_FILTER, _TSYNC, ctypes.byref(told))
@@ -148,4 +214,9 @@ def holds() -> bool:
     refused = socket < 0 and ctypes.get_errno() == errno.EAFNOSUPPORT
     if socket >= 0:
         os.close(socket)
-    return refused and libc.syscall(machine.denied["bpf"], -1, 0, 0) < 0 and ctypes.get_errno() == errno.EPERM
+    # The limits of the parent are only asked for.
+    calls = ((machine.denied["bpf"], -1), (machine.of_itself["prlimit64"], os.getppid()))
+    return refused and all(
+        libc.syscall(number, first, 0, 0, 0) < 0 and ctypes.get_errno() == errno.EPERM
+        for number, first in calls
+    )

@@ -209,6 +209,7 @@ class Service:
         try:
             self._refuse_wrong_load(command)
             self._sandbox.confine(command.path)
+            self._sandbox.bound_memory(command.host_bytes)
             engine = self._kind.load(command.path, command.options, self._progress)
         except Exception as error:
             life.log_error("the model could not be loaded", error)

@@ -1,16 +1,21 @@
 """
 A worker whose engine was taken over: loading or preparing, it does what the first argument says.
 
-    open:PATH | connect:PORT | ptrace | exec | kill   by the thread that loads
-    prepare,open:PATH ...                             by the thread that reads requests
+    open:PATH | connect:PORT | unix:PATH | chmod:PATH | chown:PATH | times:PATH | attribute:PATH   by the thread that loads
+    ptrace | exec | kill | limits | priority | affinity | fork | memory                            likewise
+    prepare,open:PATH ...   by the thread that reads requests
+    early,open:PATH ...     by a thread that was there before the sandbox
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import socket
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from router.domain.models import EngineOptions
@@ -21,25 +26,71 @@ from router.worker import backends
 
 
 def attempt(what: str) -> None:
-    """Raises OSError when it is not allowed."""
+    """Raises OSError or MemoryError when it is not allowed; allowed, it changes nothing outside."""
     kind, _, argument = what.partition(":")
-    match kind:
-        case "open":
-            Path(argument).read_bytes()
-        case "connect":
-            socket.create_connection(("127.0.0.1", int(argument))).close()
-        case "ptrace":
-            _ptrace(os.getppid())
-        case "exec":
-            os.execv("/bin/true", ["true"])
-        case "kill":
-            os.kill(os.getppid(), 0)
+    gateway = os.getppid()
+    attempts: dict[str, Callable[[], object]] = {
+        "open": lambda: Path(argument).read_bytes(),
+        "connect": lambda: socket.create_connection(("127.0.0.1", int(argument))).close(),
+        "unix": lambda: _connect(argument),
+        "chmod": lambda: Path(argument).chmod(0o600),
+        "chown": lambda: os.chown(argument, os.getuid(), os.getgid()),
+        "times": lambda: os.utime(argument, (1, 1)),
+        "attribute": lambda: os.setxattr(argument, "user.x", b"x"),
+        "ptrace": lambda: _ptrace(gateway),
+        "exec": lambda: os.execv("/bin/true", ["true"]),
+        "kill": lambda: os.kill(gateway, 0),
+        "limits": lambda: resource.prlimit(gateway, resource.RLIMIT_CPU),
+        "priority": lambda: os.setpriority(
+            os.PRIO_PROCESS, gateway, os.getpriority(os.PRIO_PROCESS, gateway)
+        ),
+        "affinity": lambda: os.sched_setaffinity(gateway, os.sched_getaffinity(gateway)),
+        "fork": _fork,
+        "memory": lambda: bytearray(3 * 2**30),
+    }
+    if kind:
+        attempts[kind]()
+
+
+def _connect(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+
+
+def _fork() -> None:
+    if (child := os.fork()) == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
 
 
 def _ptrace(pid: int) -> None:
     seize = 0x4206  # unlike attaching it does not stop whom it should not have reached
     if ctypes.CDLL(None, use_errno=True).ptrace(seize, pid, 0, 0) < 0:
         raise OSError(ctypes.get_errno(), "ptrace")
+
+
+class _Early:
+    """A thread from before the sandbox that acts once it is told to."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._told = threading.Event()
+        self._error: OSError | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        self._told.wait()
+        try:
+            attempt(self._what)
+        except OSError as error:
+            self._error = error
+
+    def go(self) -> None:
+        self._told.set()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
 
 
 class Prisoner(echo.EchoBackend):
@@ -52,9 +103,12 @@ class Prisoner(echo.EchoBackend):
 
 def main() -> None:
     when, _, what = sys.argv.pop(1).rpartition(",")
+    early = _Early(what) if when == "early" else None
 
     def load(path: str, options: EngineOptions, progress: backends.Progress) -> Engine:
-        if when != "prepare":
+        if early is not None:
+            early.go()
+        elif when != "prepare":
             attempt(what)
         backend = Prisoner(echo.script(path), options)
         backend.plan = what if when == "prepare" else ""

@@ -36,6 +36,7 @@ def test_money_is_exact() -> None:
         {"api_key": "sk-secret"},
         {"api_key": {"literal": "sk-secret"}},
         {"api_key": {"env": "A B"}},
+        {"api_key": {"env": "GGML_BIG"}},
         {"api_key": {"env": "A", "file": "b"}},
         {"price": {"input": -1, "output": 1}},
         {"price": {"input": 1}},

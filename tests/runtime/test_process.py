@@ -16,7 +16,8 @@ def test_no_credential_and_nothing_unknown_reaches_a_worker() -> None:
         "CUDA_VISIBLE_DEVICES": "0",
         "LLAMA_CACHE": "/c",
         "PYTHONPATH": "/p",
-        "ROUTER_CACHE": "/r",
+        "ROUTER_CACHE": "canary",
+        "ROUTER_BIG_AUTH": "canary",
         "ROUTER_API_KEY": "canary",
         "LLAMA_API_KEY": "canary",
         "OPENAI_API_KEY": "canary",
@@ -31,9 +32,10 @@ def test_no_credential_and_nothing_unknown_reaches_a_worker() -> None:
         "CUDA_VISIBLE_DEVICES": "0",
         "LLAMA_CACHE": "/c",
         "PYTHONPATH": "/p",
-        "ROUTER_CACHE": "/r",
         "GGML_NO_BACKTRACE": "1",
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "OPENBLAS_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
     }
 
 

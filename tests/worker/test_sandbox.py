@@ -104,14 +104,51 @@ print(resource.getrlimit(resource.RLIMIT_CORE), resource.getrlimit(resource.RLIM
     assert printed(script, "rlimits") == ["(0, 0) True"]
 
 
+def test_memory_is_bounded_by_the_model_once_it_is_known() -> None:
+    script = f"""{ENTER}
+def take(size):
+    try:
+        return len(bytearray(size))
+    except MemoryError:
+        return "refused"
+print(take(3 * 2**30))
+box.bound_memory(200 * 2**20)
+print(take(200 * 2**20), take(3 * 2**30))
+"""
+    assert printed(script, "rlimits") == [str(3 * 2**30), f"{200 * 2**20} refused"]
+    assert printed(script, "seccomp") == [str(3 * 2**30), f"{200 * 2**20} {3 * 2**30}"]
+
+
+def test_tasks_are_bounded_beside_what_runs() -> None:
+    script = f"""
+before = sandbox._tasks()
+{ENTER}
+import resource
+print(before < resource.getrlimit(resource.RLIMIT_NPROC)[1] < 2 * before + 5000)
+"""
+    assert printed(script, "rlimits") == ["True"]
+
+
+@needs_landlock
+def test_a_thread_that_was_there_before_is_seen_and_landlock_is_not_claimed() -> None:
+    script = f"""
+done = threading.Event()
+threading.Thread(target=done.wait).start()
+{ENTER}
+print(*box.holds)
+done.set()
+"""
+    assert printed(script, "auto") == [" ".join(layer for layer in HELD if layer != "landlock")]
+
+
 def test_a_missing_layer_is_a_warning_or_the_end_as_it_was_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def missing() -> bool:
+    def missing(gpu: bool) -> bool:
         raise OSError("not in this kernel")
 
-    layers = dict.fromkeys(protocol.SANDBOX_LAYERS, lambda: True)
-    monkeypatch.setattr(sandbox, "_LAYERS", {**layers, "seccomp": missing, "rlimits": lambda: False})
+    layers = dict.fromkeys(protocol.SANDBOX_LAYERS, lambda gpu: True)
+    monkeypatch.setattr(sandbox, "_LAYERS", {**layers, "seccomp": missing, "rlimits": lambda gpu: False})
     box = Sandbox("auto")
     box.enter()
     assert box.holds == ("no_new_privs", "landlock")
