@@ -2,7 +2,7 @@
 The `router` command: its verbs, and what they print.
 
 The one rule: nothing heavy is imported before a verb needs it, so that `router --help` answers at once.
-Exit status: 0 done, 1 the gateway is not there or said no, 2 the command or the registry is wrong.
+Exit status: 0 done, 1 the gateway is not there or said no, 2 the command or the registry is wrong, 70 it broke.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ Level = Literal["debug", "info", "warning", "error"]
 
 DEFAULT_REGISTRY = Path("config/registry.yaml")
 LOCAL = "http://127.0.0.1:8080"
+FAILED = 70
+"""Exit status of a gateway that ended because of an error of its own: EX_SOFTWARE of sysexits.h."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Url = Annotated[str, typer.Option(envvar="ROUTER_URL", help="The running gateway.")]
@@ -100,6 +102,10 @@ def serve(
     as_json: Annotated[bool, typer.Option("--json", help="JSON log lines and a JSON ready line.")] = False,
 ) -> None:
     """Serve the models of a registry until SIGTERM or Ctrl-C."""
+    from router import log_sink
+
+    # First of all: what is printed from here on must neither end the gateway nor hold it up.
+    log_sink.protect_streams()
     from router import bootstrap, display, telemetry
     from router.settings import Settings, warm
 
@@ -122,7 +128,7 @@ def serve(
         line = json.dumps({"url": url, **display.registry_facts(loaded)})
         print(line if as_json else display.banner(loaded, url), flush=True)
 
-    with _exits(as_json, RouterError, 2):
+    with _exits(as_json, RouterError, 2), _exits(as_json, bootstrap.GatewayFailed, FAILED):
         telemetry.configure_logging(log_level, settings.log_json)
         bootstrap.run(settings, ready)
 
