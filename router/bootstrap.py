@@ -288,14 +288,12 @@ class Ends:
     def reloads(self) -> Iterator[None]:
         """From before the start, when one is kept for later, to after the end, when it means nothing any more."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, self.reload.set)
+        # Not the loop's own way: removing that brings back, for a moment, the signal that ends the process.
+        signal.signal(signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(self.reload.set))
         try:
             yield
         finally:
-            loop.remove_signal_handler(signal.SIGHUP)
-            signal.signal(
-                signal.SIGHUP, signal.SIG_IGN
-            )  # removing it has brought back the death of the process
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def _signalled(self) -> None:
         if self.asked.is_set():

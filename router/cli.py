@@ -278,8 +278,8 @@ def version(as_json: AsJson = False) -> None:
     import subprocess
     from importlib import metadata
 
-    tried = [sys.executable, "-m", "router.worker.sandbox"]
-    holds = subprocess.run(tried, stdout=subprocess.PIPE, text=True, check=False).stdout.split()
+    tried = [sys.executable, "-P", "-m", "router.worker.sandbox"]
+    holds = subprocess.run(tried, stdout=subprocess.PIPE, text=True, check=False, cwd="/").stdout.split()
 
     try:
         engine = metadata.version("llama-cpp-python")

@@ -25,7 +25,8 @@ from router.telemetry import logger
 
 log = logger("runtime")
 
-WORKER = (sys.executable, "-m", "router.worker")
+# -P: else Python looks into the working directory first, and a `queue.py` there would be executed.
+WORKER = (sys.executable, "-P", "-m", "router.worker")
 _CHUNK = 2**18
 _EXIT_GRACE = 0.3
 """Seconds between the end of the socket and the exit, which the kernel does one after the other."""
@@ -42,6 +43,9 @@ _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 def worker_environment(outer: Mapping[str, str]) -> dict[str, str]:
     """What a worker may see of the gateway's environment: no credential reaches it (G19)."""
     kept = {k: v for k, v in outer.items() if _ALLOWED.fullmatch(k) and not _SECRET.search(k)}
+    if path := kept.get("PYTHONPATH"):
+        # As it is meant here: a worker runs elsewhere. An empty entry would be its working directory.
+        kept["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, filter(None, path.split(os.pathsep))))
     # With a debugger installed ggml runs it on itself when it aborts, and the worker does not die.
     # CUDA numbers GPUs by speed unless told otherwise; NVML and our names go by the bus.
     return {**kept, "GGML_NO_BACKTRACE": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
@@ -257,6 +261,7 @@ async def _start(command: Sequence[str], fd: int) -> Process:
         stderr=PIPE,
         pass_fds=(fd,),
         start_new_session=True,
+        cwd="/",
         env=worker_environment(os.environ),
     )
 

@@ -201,7 +201,7 @@ def test_without_a_new_enough_python_the_error_says_what_to_do(tmp_path: Path) -
 
 
 def test_a_python_without_ensurepip_is_named_with_the_package_that_has_it(tmp_path: Path) -> None:
-    script(tmp_path, "python3", 'case "$2" in *ensurepip*) exit 1;; esac')
+    script(tmp_path, "python3", 'case "$*" in *ensurepip*) exit 1;; esac')
     done = find_python(PATH=str(tmp_path))
     assert done.returncode == 1
     assert "apt install python3-venv" in done.stderr

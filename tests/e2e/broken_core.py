@@ -1,7 +1,8 @@
 """
 `python -m tests.e2e.broken_core core FILE serve ...`: a gateway whose core breaks at the first alarm once FILE exists.
 
-With `watch` for `core` its look at the registry breaks instead, each time that FILE is there, and removes it.
+With `watch` for `core` its look at the registry breaks instead, each time that FILE is there, and removes it; with
+`blind` it does not look by itself.
 """
 
 from __future__ import annotations
@@ -42,6 +43,13 @@ def break_watch(flag: Path) -> None:
     Catalog.notice = notice  # type: ignore[method-assign]
 
 
+def blind(flag: Path) -> None:
+    async def notice(self: Catalog) -> None:
+        """It sees nothing."""
+
+    Catalog.notice = notice  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
-    {"core": break_core, "watch": break_watch}[sys.argv.pop(1)](Path(sys.argv.pop(1)))
+    {"core": break_core, "watch": break_watch, "blind": blind}[sys.argv.pop(1)](Path(sys.argv.pop(1)))
     main()

@@ -36,17 +36,23 @@ def serving(
     program: tuple[str, ...] = ROUTER,
     flags: tuple[str, ...] = (),
     env: Mapping[str, str | None] | None = None,
+    folder: Path | None = None,
     **popen: Any,
 ) -> Iterator[Gateway]:
-    """`env`: changes of this process's environment; None removes. The caller waits until it is ready."""
+    """
+    `env`: changes of this process's environment; None removes. `folder` holds cache and log, if not the registry's.
+
+    The caller waits until it is ready.
+    """
+    folder = folder or registry.parent
     port = free_port()
     told = ["serve", "--registry", str(registry), "--port", str(port), "--backend", "echo", *flags]
-    changed = {"ROUTER_CACHE": str(registry.parent / "cache"), **(env or {})}
+    changed = {"ROUTER_CACHE": str(folder / "cache"), **(env or {})}
     outer = {k: v for k, v in {**os.environ, **changed}.items() if v is not None}
     process = subprocess.Popen(
         [sys.executable, *program, *told], stdout=stdout, stderr=stderr, env=outer, **popen
     )
-    log = registry.parent / "gateway.log"
+    log = folder / "gateway.log"
     log.touch()
     gateway = Gateway(process, port, registry, log)
     try:
