@@ -222,7 +222,11 @@ def cache_of_its_own(env: Mapping[str, str]) -> tuple[str, ...]:
     if not flags:
         return ()
     usual = Path(env.get("XDG_CACHE_HOME") or "~/.cache") / "router"
-    home = Path(env.get("ROUTER_CACHE") or usual).expanduser()
+    try:
+        home = Path(env.get("ROUTER_CACHE") or usual).expanduser()
+    except RuntimeError:
+        reason = f"HOME is not set, and the user id {os.getuid()} has no entry in /etc/passwd"
+        raise InstallError(f"{reason}: set ROUTER_CACHE to a folder that may be written") from None
     return ("--cache-dir", str(home / "pip" / hashlib.sha256(flags.encode()).hexdigest()[:12]))
 
 

@@ -8,6 +8,7 @@ Exit status: 0 done, 1 the gateway is not there or said no, 2 the command or the
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import sys
 from collections.abc import Iterator
@@ -106,31 +107,33 @@ def serve(
 
     # First of all: what is printed from here on must neither end the gateway nor hold it up.
     log_sink.protect_streams()
-    from router import bootstrap, display, telemetry
+    from router import bootstrap, telemetry
     from router.settings import Settings, warm
 
-    settings = Settings(
-        registry=registry,
-        host=host,
-        port=port,
-        log_level=log_level,
-        log_json=True if as_json else None,
-        drain_seconds=drain,
-        allow_open=allow_open,
-        allow_hosts=tuple(allow_host or ()),
-        cors_origins=tuple(cors_origin or ()),
-        spares=warm() if spares is None else spares,
-        sandbox=sandbox,
-        backend=backend,
-    )
-
-    def ready(loaded: Registry, url: str) -> None:
-        line = json.dumps({"url": url, **display.registry_facts(loaded)})
-        print(line if as_json else display.banner(loaded, url), flush=True)
-
     with _exits(as_json, RouterError, 2), _exits(as_json, bootstrap.GatewayFailed, FAILED):
+        settings = Settings(
+            registry=registry,
+            host=host,
+            port=port,
+            log_level=log_level,
+            log_json=True if as_json else None,
+            drain_seconds=drain,
+            allow_open=allow_open,
+            allow_hosts=tuple(allow_host or ()),
+            cors_origins=tuple(cors_origin or ()),
+            spares=warm() if spares is None else spares,
+            sandbox=sandbox,
+            backend=backend,
+        )
         telemetry.configure_logging(log_level, settings.log_json)
-        bootstrap.run(settings, ready)
+        bootstrap.run(settings, functools.partial(_say_ready, as_json))
+
+
+def _say_ready(as_json: bool, loaded: Registry, url: str) -> None:
+    from router import display
+
+    line = json.dumps({"url": url, **display.registry_facts(loaded)})
+    print(line if as_json else display.banner(loaded, url), flush=True)
 
 
 # The registry ----------------------------------------------------------------------------------------------
@@ -144,7 +147,7 @@ def check(registry: RegistryFile = DEFAULT_REGISTRY, as_json: AsJson = False) ->
     from router.settings import cache_home
     from router.sizing import devices
 
-    with _exits(as_json, RegistryInvalid, 2):
+    with _exits(as_json, RouterError, 2):
         loaded = loader.load(registry, devices.detect(), cache_home())
         try:
             loaded = fit.judge(loaded)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import pwd
 import subprocess
 import sys
 import tomllib
@@ -65,6 +66,15 @@ def test_a_cuda_build_has_a_pip_cache_of_its_own(
     assert requirement.startswith("llama-cpp-python==")
     assert flag == "--cache-dir"
     assert Path(cache).is_relative_to(tmp_path)
+
+
+def test_without_a_home_the_installation_says_what_to_set(
+    install: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: {}[uid])
+    with pytest.raises(install.InstallError, match=r"HOME is not set.*set ROUTER_CACHE"):
+        install.cache_of_its_own({"CMAKE_ARGS": "-DGGML_CUDA=on"})
 
 
 def test_a_cpu_wheel_from_a_cache_is_built_again_where_there_is_a_gpu(
