@@ -23,7 +23,7 @@ ROWS = {row: body for row, body in ROWS.items() if body != "open\n"}
 
 
 @functools.cache
-def tests_of(path: Path) -> frozenset[str]:
+def functions_of(path: Path) -> frozenset[str]:
     tree = ast.parse(path.read_text())
     return frozenset(
         node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
@@ -47,4 +47,4 @@ def test_a_row_is_whole_and_its_tests_exist(row: str) -> None:
 
 
 def is_test(path: Path, name: str) -> bool:
-    return name.startswith("test_") and path.is_file() and name in tests_of(path)
+    return name.startswith("test_") and path.is_file() and name in functions_of(path)
