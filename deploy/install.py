@@ -103,14 +103,14 @@ class Installation:
         """A venv whose base Python was upgraded or removed has all its files and does not start."""
         if not self.python.exists():
             return False
-        return subprocess.run([self.python, "-c", ""], capture_output=True).returncode == 0
+        return subprocess.run([self.python, "-P", "-c", ""], capture_output=True).returncode == 0
 
     def _make_venv(self) -> None:
         if self._runs() and self._pip_works():
             return
         say(f"making {self.venv.name} with Python {sys.version.split()[0]}")
         made = subprocess.run(
-            [sys.executable, "-m", "venv", "--clear", self.venv], capture_output=True, text=True
+            [sys.executable, "-P", "-m", "venv", "--clear", self.venv], capture_output=True, text=True
         )
         if made.returncode:
             raise InstallError(
@@ -119,7 +119,9 @@ class Installation:
             )
 
     def _pip_works(self) -> bool:
-        return subprocess.run([self.python, "-m", "pip", "--version"], capture_output=True).returncode == 0
+        return (
+            subprocess.run([self.python, "-P", "-m", "pip", "--version"], capture_output=True).returncode == 0
+        )
 
     def _install_engine(self) -> None:
         """pip's cache does not know CMAKE_ARGS: what it hands out may be built for another machine."""
@@ -140,7 +142,7 @@ class Installation:
     def _has(self, requirement: str) -> bool:
         name, _, version = requirement.partition("==")
         code = f"import importlib.metadata as m; print(m.version({name!r}))"
-        found = subprocess.run([self.python, "-c", code], capture_output=True, text=True)
+        found = subprocess.run([self.python, "-P", "-c", code], capture_output=True, text=True)
         return found.returncode == 0 and found.stdout.strip() == version
 
     def _unfit(self) -> str | None:
@@ -153,7 +155,7 @@ class Installation:
         return None
 
     def _probe(self) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([self.python, "-c", _PROBE], capture_output=True, text=True)
+        return subprocess.run([self.python, "-P", "-c", _PROBE], capture_output=True, text=True)
 
     def _own_cache(self) -> tuple[str, ...]:
         return cache_of_its_own(build_environment(os.environ, self.cuda))
@@ -163,7 +165,7 @@ class Installation:
         self._pip("-e", f"{ROOT}[dev]" if self.dev else str(ROOT))
 
     def _pip(self, *arguments: str) -> None:
-        command = [str(self.python), "-m", "pip", "install", "-v", *arguments]
+        command = [str(self.python), "-P", "-m", "pip", "install", "-v", *arguments]
         if run_with_beat(command, build_environment(os.environ, self.cuda), self.log):
             raise InstallError(f"{' '.join(command)}\n{explain(self.log)}")
 
@@ -220,7 +222,11 @@ def cache_of_its_own(env: Mapping[str, str]) -> tuple[str, ...]:
     if not flags:
         return ()
     usual = Path(env.get("XDG_CACHE_HOME") or "~/.cache") / "router"
-    home = Path(env.get("ROUTER_CACHE") or usual).expanduser()
+    try:
+        home = Path(env.get("ROUTER_CACHE") or usual).expanduser()
+    except RuntimeError:
+        reason = f"HOME is not set, and the user id {os.getuid()} has no entry in /etc/passwd"
+        raise InstallError(f"{reason}: set ROUTER_CACHE to a folder that may be written") from None
     return ("--cache-dir", str(home / "pip" / hashlib.sha256(flags.encode()).hexdigest()[:12]))
 
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import gc
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any
 
 import uvicorn
 
 from router.api import connection, origins
 from router.api.app import House, build
 from router.cloud.client import Cloud
-from router.domain.errors import RouterError
+from router.domain.errors import RegistryInvalid, RouterError
 from router.registry import loader
 from router.registry.catalog import Catalog
 from router.registry.loader import Registry
@@ -39,13 +41,21 @@ from router.sizing.devices import Device
 from router.sizing.ledger import Ledger
 from router.sizing.meter import Meter
 from router.sizing.thermals import Thermals
+from router.supervisor import contained, restarted
 from router.telemetry import Metrics, logger
 
 log = logger("bootstrap")
 
+FAILED_SECONDS = 1.0
+"""After an error of its own the gateway answers for so long that it has failed, before it closes its port."""
+
 
 class CannotServe(RouterError):
     """The gateway cannot start as it was asked to; the message says what to do."""
+
+
+class GatewayFailed(RouterError):
+    """It ended because of an error of its own; whoever started it should start it again."""
 
 
 class _Server(uvicorn.Server):
@@ -57,9 +67,15 @@ class _Server(uvicorn.Server):
 
 
 def run(settings: Settings, ready: Callable[[Registry, str], None] | None = None) -> None:
-    """`serve`, on an event loop of its own."""
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve(settings, ready))
+    """`serve`, on an event loop of its own. Whatever else ends it is GatewayFailed, too."""
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(serve(settings, ready))
+    except RouterError:
+        raise
+    except Exception as error:
+        log.critical("the gateway broke", exc_info=True)
+        raise GatewayFailed(f"the gateway broke: {error}") from error
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -75,8 +91,18 @@ async def serve(settings: Settings, ready: Callable[[Registry, str], None] | Non
     """
     Run the gateway until SIGTERM or SIGINT. `ready` is called once with the registry and the URL.
 
-    Raises RegistryInvalid or CannotServe before anything is served.
+    Raises RegistryInvalid or CannotServe before anything is served, GatewayFailed after an error of its own.
     """
+    ends = Ends()
+    with ends.reloads():
+        failure = await _prepare(settings, ends, ready)
+    if failure:
+        raise GatewayFailed(failure)
+
+
+async def _prepare(
+    settings: Settings, ends: Ends, ready: Callable[[Registry, str], None] | None
+) -> str | None:
     check_origins(settings)
     metrics = Metrics()
     metrics.on_scrape(lambda: metrics.tasks.set(len(asyncio.all_tasks())))
@@ -87,17 +113,19 @@ async def serve(settings: Settings, ready: Callable[[Registry, str], None] | Non
             settings.spares, backend=settings.backend, sandbox=settings.sandbox, beside=beside
         ) as spares:
             launcher = ProcessLauncher(spares, metrics, backend=settings.backend)
-            await _run(settings, metrics, launcher, spares, listener, ready)
+            return await _run(settings, ends, metrics, launcher, spares, listener, ready)
 
 
 async def _run(
     settings: Settings,
+    ends: Ends,
     metrics: Metrics,
     launcher: ProcessLauncher,
     spares: Spares,
     listener: socket.socket,
     ready: Callable[[Registry, str], None] | None,
-) -> None:
+) -> str | None:
+    """Why it ended, unless it was asked to."""
     found = await usable(launcher, devices.detect())
     ledger = Ledger(settings.cache / "footprints.json")
     meter = launcher.devices = Meter(found)
@@ -130,13 +158,14 @@ async def _run(
             settings, catalog, residency, dispatcher, metrics, cloud, Journeys(cloud, metrics), peers
         )
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        watch = weighing.watch(lambda: spares.pids, residency.device_free)
-        stack.callback(tasks.create_task(watch, name="weighing").cancel)
         hot = heat.Pacing(lambda: catalog.current.max_temperatures, residency.device_paced)
-        stack.callback(tasks.create_task(heat.watch(Thermals(found), metrics, hot), name="heat").cancel)
-        await _serve_http(
-            settings, house, listener, lambda: ready(registry, _url(listener)) if ready else None
-        )
+        for name, watch in {
+            "weighing": lambda: weighing.watch(lambda: spares.pids, residency.device_free),
+            "heat": lambda: heat.watch(Thermals(found), metrics, hot),
+        }.items():
+            stack.callback(tasks.create_task(restarted(watch, name), name=name).cancel)
+        announce = functools.partial(ready, registry, _url(listener)) if ready else lambda: None
+        return await _serve_http(settings, house, listener, ends, announce)
 
 
 async def usable(launcher: ProcessLauncher, found: Sequence[Device]) -> tuple[Device, ...]:
@@ -149,25 +178,56 @@ async def usable(launcher: ProcessLauncher, found: Sequence[Device]) -> tuple[De
 
 
 async def _serve_http(
-    settings: Settings, house: House, listener: socket.socket, ready: Callable[[], None]
-) -> None:
+    settings: Settings, house: House, listener: socket.socket, ends: Ends, ready: Callable[[], None]
+) -> str | None:
+    """Until a signal asks for the end. Why it ended, if not by that."""
     server = _Server(connection.config(build(house), most=connection.room()))
-    ends = Ends()
+    failed = house.residency.failed
     with ends.installed():
         async with asyncio.TaskGroup() as tasks:
-            watching = tasks.create_task(house.catalog.watch(), name="registry-watch")
-            looking = tasks.create_task(house.peers.watch(), name="peers-watch")
             serving = tasks.create_task(server.serve([listener]), name="http")
-            tasks.create_task(_announce(server, serving, ready), name="announce")
+            tasks.create_task(contained(_announce(server, serving, ready), "announce"), name="announce")
             ending = tasks.create_task(ends.asked.wait(), name="signals")
-            await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
-            ending.cancel()
-            watching.cancel()
-            looking.cancel()
-            await _drain(house, ends, settings.drain_seconds)
+            failing = tasks.create_task(failed.wait(), name="fail-stop")
+            watching = [
+                tasks.create_task(restarted(watch, name), name=name)
+                for name, watch in _watches(house, ends).items()
+            ]
+            await asyncio.wait({serving, ending, failing}, return_when=asyncio.FIRST_COMPLETED)
+            by_itself = serving.done()
+            for task in (ending, failing, *watching):
+                task.cancel()
+            if failed.is_set():
+                await asyncio.sleep(FAILED_SECONDS)
+            await _drain(house, ends, 0.0 if failed.is_set() else settings.drain_seconds)
             server.should_exit = True
             server.force_exit = ends.at_once.is_set()
     log.info("stopped")
+    if failed.is_set():
+        return "residency broke: see the log"
+    return "the HTTP server ended by itself: see the log" if by_itself else None
+
+
+def _watches(house: House, ends: Ends) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
+    """What looks for changes as long as requests are served."""
+    return {
+        "registry-watch": house.catalog.watch,
+        "peers-watch": house.peers.watch,
+        "reloads": lambda: _reload_when_asked(house.catalog, ends.reload),
+    }
+
+
+async def _reload_when_asked(catalog: Catalog, asked: asyncio.Event) -> None:
+    """What SIGHUP does: as if the file had just been saved."""
+    while True:
+        await asked.wait()
+        asked.clear()
+        log.info("SIGHUP: reading the registry again")
+        try:
+            registry = await catalog.reload()
+        except RegistryInvalid:
+            continue  # the catalog has logged every problem
+        log.info("SIGHUP: the registry that is served is the file's", models=len(registry.models))
 
 
 async def _announce(server: uvicorn.Server, serving: asyncio.Task[None], ready: Callable[[], None]) -> None:
@@ -204,11 +264,14 @@ async def _shut_down(house: House, seconds: float) -> None:
 
 
 class Ends:
-    """The first SIGTERM or SIGINT asks for an orderly end, the second for an immediate one."""
+    """
+    The first SIGTERM or SIGINT asks for an orderly end, the second for an immediate one; SIGHUP for a reload.
+    """
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
         self.at_once = asyncio.Event()
+        self.reload = asyncio.Event()
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
@@ -221,12 +284,23 @@ class Ends:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
 
+    @contextlib.contextmanager
+    def reloads(self) -> Iterator[None]:
+        """From before the start, when one is kept for later, to after the end, when it means nothing any more."""
+        loop = asyncio.get_running_loop()
+        # Not the loop's own way: removing that brings back, for a moment, the signal that ends the process.
+        signal.signal(signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(self.reload.set))
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
     def _signalled(self) -> None:
         if self.asked.is_set():
             self.at_once.set()
         else:
-            log.info("stopping: requests in flight run on; a second signal stops at once")
             self.asked.set()
+            log.info("stopping: requests in flight run on; a second signal stops at once")
 
 
 def listen(host: str, port: int) -> socket.socket:

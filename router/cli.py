@@ -2,12 +2,13 @@
 The `router` command: its verbs, and what they print.
 
 The one rule: nothing heavy is imported before a verb needs it, so that `router --help` answers at once.
-Exit status: 0 done, 1 the gateway is not there or said no, 2 the command or the registry is wrong.
+Exit status: 0 done, 1 the gateway is not there or said no, 2 the command or the registry is wrong, 70 it broke.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import sys
 from collections.abc import Iterator
@@ -35,6 +36,8 @@ Level = Literal["debug", "info", "warning", "error"]
 
 DEFAULT_REGISTRY = Path("config/registry.yaml")
 LOCAL = "http://127.0.0.1:8080"
+FAILED = 70
+"""Exit status of a gateway that ended because of an error of its own: EX_SOFTWARE of sysexits.h."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Url = Annotated[str, typer.Option(envvar="ROUTER_URL", help="The running gateway.")]
@@ -100,31 +103,37 @@ def serve(
     as_json: Annotated[bool, typer.Option("--json", help="JSON log lines and a JSON ready line.")] = False,
 ) -> None:
     """Serve the models of a registry until SIGTERM or Ctrl-C."""
-    from router import bootstrap, display, telemetry
+    from router import log_sink
+
+    # First of all: what is printed from here on must neither end the gateway nor hold it up.
+    log_sink.protect_streams()
+    from router import bootstrap, telemetry
     from router.settings import Settings, warm
 
-    settings = Settings(
-        registry=registry,
-        host=host,
-        port=port,
-        log_level=log_level,
-        log_json=True if as_json else None,
-        drain_seconds=drain,
-        allow_open=allow_open,
-        allow_hosts=tuple(allow_host or ()),
-        cors_origins=tuple(cors_origin or ()),
-        spares=warm() if spares is None else spares,
-        sandbox=sandbox,
-        backend=backend,
-    )
-
-    def ready(loaded: Registry, url: str) -> None:
-        line = json.dumps({"url": url, **display.registry_facts(loaded)})
-        print(line if as_json else display.banner(loaded, url), flush=True)
-
-    with _exits(as_json, RouterError, 2):
+    with _exits(as_json, RouterError, 2), _exits(as_json, bootstrap.GatewayFailed, FAILED):
+        settings = Settings(
+            registry=registry,
+            host=host,
+            port=port,
+            log_level=log_level,
+            log_json=True if as_json else None,
+            drain_seconds=drain,
+            allow_open=allow_open,
+            allow_hosts=tuple(allow_host or ()),
+            cors_origins=tuple(cors_origin or ()),
+            spares=warm() if spares is None else spares,
+            sandbox=sandbox,
+            backend=backend,
+        )
         telemetry.configure_logging(log_level, settings.log_json)
-        bootstrap.run(settings, ready)
+        bootstrap.run(settings, functools.partial(_say_ready, as_json))
+
+
+def _say_ready(as_json: bool, loaded: Registry, url: str) -> None:
+    from router import display
+
+    line = json.dumps({"url": url, **display.registry_facts(loaded)})
+    print(line if as_json else display.banner(loaded, url), flush=True)
 
 
 # The registry ----------------------------------------------------------------------------------------------
@@ -138,7 +147,7 @@ def check(registry: RegistryFile = DEFAULT_REGISTRY, as_json: AsJson = False) ->
     from router.settings import cache_home
     from router.sizing import devices
 
-    with _exits(as_json, RegistryInvalid, 2):
+    with _exits(as_json, RouterError, 2):
         loaded = loader.load(registry, devices.detect(), cache_home())
         try:
             loaded = fit.judge(loaded)
@@ -275,8 +284,8 @@ def version(as_json: AsJson = False) -> None:
     import subprocess
     from importlib import metadata
 
-    tried = [sys.executable, "-m", "router.worker.sandbox"]
-    holds = subprocess.run(tried, stdout=subprocess.PIPE, text=True, check=False).stdout.split()
+    tried = [sys.executable, "-P", "-m", "router.worker.sandbox"]
+    holds = subprocess.run(tried, stdout=subprocess.PIPE, text=True, check=False, cwd="/").stdout.split()
 
     try:
         engine = metadata.version("llama-cpp-python")

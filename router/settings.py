@@ -8,22 +8,50 @@ from typing import Literal
 
 import msgspec
 
+from router.domain.errors import RouterError
+
+
+class NoHome(RouterError):
+    """A place is named by somebody's home, and there is none. The message says what to set instead."""
+
+
+def expanded(text: str) -> Path:
+    """A path with its `~` replaced. Raises NoHome: for an unknown user, and in a container for its own."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        if text.partition("/")[0] == "~":
+            who = f"HOME is not set, and the user id {os.getuid()} has no entry in /etc/passwd"
+            raise NoHome(f"{text}: {who}") from None
+        raise NoHome(f"{text}: there is no such user") from None
+
 
 def cache_home() -> Path:
-    """Where models and measurements are kept: $ROUTER_CACHE, else $XDG_CACHE_HOME/router, else ~/.cache/router."""
+    """
+    Where models and measurements are kept: $ROUTER_CACHE, else $XDG_CACHE_HOME/router, else ~/.cache/router.
+
+    Raises NoHome.
+    """
     if explicit := os.environ.get("ROUTER_CACHE"):
-        return Path(explicit).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "router"
+        return expanded(explicit)
+    return _beside_home("XDG_CACHE_HOME", "~/.cache", "ROUTER_CACHE")
 
 
 def state_home() -> Path:
     """
     Where what must not be lost is kept: what was spent. $ROUTER_STATE; else with the cache where $ROUTER_CACHE names a
-    place, as images and the systemd unit do; else $XDG_STATE_HOME/router, else ~/.local/state/router.
+    place, as images and the systemd unit do; else $XDG_STATE_HOME/router, else ~/.local/state/router. Raises NoHome.
     """
     if explicit := os.environ.get("ROUTER_STATE") or os.environ.get("ROUTER_CACHE"):
-        return Path(explicit).expanduser()
-    return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "router"
+        return expanded(explicit)
+    return _beside_home("XDG_STATE_HOME", "~/.local/state", "ROUTER_STATE")
+
+
+def _beside_home(variable: str, usual: str, instead: str) -> Path:
+    try:
+        return expanded(os.environ.get(variable) or usual) / "router"
+    except NoHome as error:
+        raise NoHome(f"{error.message}; set {instead} to a folder that may be written") from None
 
 
 MANY_CORES = 4

@@ -6,10 +6,11 @@ The one rule: label values come from the registry or from a fixed list, never fr
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, MutableMapping
+from typing import Any, ParamSpec, TypeVar
 
 import structlog
 from prometheus_client import (
@@ -22,7 +23,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from router import __version__
+from router import __version__, log_sink
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -34,6 +35,8 @@ _INTER_TOKEN_BUCKETS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 1.0, 5.0)
 
 
 _Metric = TypeVar("_Metric", Counter, Gauge, Histogram, Summary)
+_P = ParamSpec("_P")
+_JSON = structlog.processors.JSONRenderer(default=repr)
 
 
 class Metrics:
@@ -69,6 +72,11 @@ class Metrics:
         )
         self.registry_reloads = self._counter("router_registry_reloads", "Registry edits seen", "outcome")
         """outcome: applied | refused"""
+        self.log_lines_dropped = self._counter(
+            "router_log_lines_dropped", "Log lines that standard error could not take"
+        )
+        self._lines_dropped_before = 0
+        self.on_scrape(self._count_dropped_lines)
 
     def _add_times(self) -> None:
         self.load_seconds = self._kept(
@@ -141,6 +149,10 @@ class Metrics:
         )
         """state: closed | open | half_open"""
 
+    def _count_dropped_lines(self) -> None:
+        before, self._lines_dropped_before = self._lines_dropped_before, log_sink.dropped()
+        self.log_lines_dropped.inc(self._lines_dropped_before - before)
+
     def observe_load(self, model: str, phase: str, seconds: float) -> None:
         self.load_seconds.labels(model, phase).observe(seconds)
         self.load_phase_seconds.labels(phase).observe(seconds)
@@ -190,7 +202,11 @@ class Metrics:
 
 
 def configure_logging(level: str = "info", json: bool | None = None) -> None:
-    """Log to stderr: JSON lines, or for people when stderr is a terminal (`json=None` decides by that)."""
+    """
+    Log to stderr: JSON lines, or for people when stderr is a terminal (`json=None` decides by that).
+
+    Whoever must go on whatever stderr is calls `log_sink.protect_streams` before.
+    """
     as_json = not sys.stderr.isatty() if json is None else json
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -199,14 +215,38 @@ def configure_logging(level: str = "info", json: bool | None = None) -> None:
     ]
     renderer: Any = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
     structlog.configure(
-        processors=[*shared, structlog.processors.format_exc_info, renderer],
+        processors=[*shared, functools.partial(_rendered, renderer)],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+def _rendered(renderer: Any, log: Any, method: str, facts: MutableMapping[str, Any]) -> str:
+    """The line. What cannot be rendered costs its facts, and never whoever logs it."""
+    event, level = str(facts.get("event")), facts.get("level")
+    try:
+        return str(renderer(log, method, structlog.processors.format_exc_info(log, method, facts)))
+    except Exception as error:
+        return str(_JSON(log, method, {"event": event, "level": level, "not_rendered": type(error).__name__}))
 
 
 def logger(room: str) -> structlog.typing.FilteringBoundLogger:
     """The logger of one room. Events are short sentences; facts go into key=value pairs."""
     bound: structlog.typing.FilteringBoundLogger = structlog.get_logger(room=room)
     return bound
+
+
+def observing(method: Callable[_P, None]) -> Callable[_P, None]:
+    """
+    For what only tells of a decision (a counter, a gauge, a log line): an error in it is logged and goes no further.
+    """
+
+    @functools.wraps(method)
+    def guarded(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        try:
+            method(*args, **kwargs)
+        except Exception:
+            logger("telemetry").exception("an observation failed", of=method.__qualname__)
+
+    return guarded

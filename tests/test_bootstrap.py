@@ -102,6 +102,19 @@ async def test_the_first_signal_asks_and_the_second_hurries() -> None:
         await asyncio.wait_for(ends.at_once.wait(), 5)
 
 
+async def test_a_hang_up_is_kept_for_whoever_reloads_and_means_nothing_afterwards() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    ends = Ends()
+    try:
+        with ends.reloads():
+            os.kill(os.getpid(), signal.SIGHUP)
+            await asyncio.wait_for(ends.reload.wait(), 5)
+        os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert not ends.asked.is_set()
+
+
 class FakeLauncher:
     """The part of the launcher that the composition root asks."""
 

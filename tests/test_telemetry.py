@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from router import __version__
 from router.api.app import TABLE as ROUTES
 from router.api.errors import TABLE, UNEXPECTED
-from router.telemetry import Metrics, configure_logging, logger
+from router.telemetry import Metrics, configure_logging, logger, observing
 
 
 @pytest.fixture(autouse=True)
@@ -166,3 +166,33 @@ def test_the_log_is_for_people_where_they_ask_for_it(capsys: pytest.CaptureFixtu
 def test_an_unknown_level_is_refused() -> None:
     with pytest.raises(KeyError):
         configure_logging("shout")
+
+
+class Unspeakable:
+    def __repr__(self) -> str:
+        raise ValueError("no words")
+
+
+@pytest.mark.parametrize("json_lines", [True, False])
+def test_what_cannot_be_rendered_costs_its_facts_and_never_whoever_logs_it(
+    capsys: pytest.CaptureFixture[str], json_lines: bool
+) -> None:
+    configure_logging("info", json=json_lines)
+    logger("api").info("request", model=Unspeakable())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line) == {"event": "request", "level": "info", "not_rendered": "ValueError"}
+
+
+def test_an_observation_that_fails_is_logged_and_goes_no_further(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", json=True)
+
+    class Watch:
+        @observing
+        def saw(self, what: str) -> None:
+            raise OSError(f"{what}: no space left")
+
+    Watch().saw("swap")
+    entry = json.loads(capsys.readouterr().err)
+    assert entry["event"] == "an observation failed"
+    assert entry["of"].endswith("Watch.saw")
+    assert "OSError: swap: no space left" in entry["exception"]

@@ -28,9 +28,8 @@ from router.routing.peers import Peers
 from router.routing.plan import Now, Plan, Wishes, plan
 from router.routing.route import Candidate, Target, local, resolve
 from router.settings import Settings
-from router.telemetry import Metrics, logger
-
-log = logger("api")
+from router.supervisor import contained
+from router.telemetry import Metrics
 
 Finish = Literal["stop", "length", "error", "left"]
 
@@ -75,16 +74,9 @@ class Background:
         if self._tasks is None:
             work.close()
             raise RuntimeError("background work before the app has started")
-        task = self._running[name] = self._tasks.create_task(_logged(name, work), name=name)
+        task = self._running[name] = self._tasks.create_task(contained(work, name), name=name)
         task.add_done_callback(lambda _: self._running.pop(name))
         task.add_done_callback(lambda _: work.close())  # cancelled before its first step, it would complain
-
-
-async def _logged(name: str, work: Coroutine[Any, Any, None]) -> None:
-    try:
-        await work
-    except Exception as error:  # in the task group it would end the gateway
-        log.error("background work failed", work=name, exc_info=error)
 
 
 @dataclass(slots=True)

@@ -46,12 +46,16 @@ async def root(request: Request, house: House, record: Record) -> Response:
 
 
 async def livez(request: Request, house: House, record: Record) -> Response:
-    """200 as long as the gateway can answer at all."""
+    """200 as long as the gateway can answer at all; 503 when it has failed and has to be started anew."""
+    if house.residency.failed.is_set():
+        return _json({"status": "failed"}, 503)
     return _json({"status": "ok"})
 
 
 async def readyz(request: Request, house: House, record: Record) -> Response:
-    """200 while requests are taken, 503 once the gateway is stopping. Counts only: anyone may ask."""
+    """200 while requests are taken, 503 once the gateway is stopping or has failed. Counts only: anyone may ask."""
+    if house.residency.failed.is_set():
+        return await livez(request, house, record)
     view = house.residency.view()
     registry = house.catalog.current
     body = {

@@ -32,6 +32,7 @@ from router.cloud.retries import RetryBudget, pause_before_retry
 from router.cloud.spend import Spend
 from router.domain.errors import PolicyRefused, UpstreamError, UpstreamUnavailable
 from router.domain.upstreams import Upstream
+from router.supervisor import contained
 from router.telemetry import Metrics, logger
 
 log = logger("cloud")
@@ -96,7 +97,8 @@ class Cloud:
             self._let_go(name)
         if any(upstream.price for upstream in upstreams.values()):
             self._spend.open_soon()
-        self._tasks.create_task(self._pools.retain(upstreams.values()), name="close-pools")
+        closing = contained(self._pools.retain(upstreams.values()), "close-pools")
+        self._tasks.create_task(closing, name="close-pools")
 
     @contextlib.asynccontextmanager
     async def open(self, upstream: Upstream, call: CloudCall) -> AsyncIterator[CloudAnswer]:

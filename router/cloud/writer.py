@@ -97,8 +97,8 @@ class Writer:
             try:
                 if self._journal is not None:
                     await anyio.to_thread.run_sync(self._journal.sync)
-            except JournalBroken as broken:
-                log.error("the record of spending cannot be kept", reason=str(broken))
+            except Exception as error:
+                _as_broken(error)
 
     async def _last_turn(self) -> None:
         if self._waiting:
@@ -107,8 +107,11 @@ class Writer:
             log.error(
                 "settlements were not recorded; they count at their worst case", count=len(self._waiting)
             )
-        if self._journal is not None:
-            await anyio.to_thread.run_sync(self._journal.close)
+        try:
+            if self._journal is not None:
+                await anyio.to_thread.run_sync(self._journal.close)
+        except Exception as error:
+            _as_broken(error)
 
     async def _ask(self, step: Step | None) -> None:
         done = asyncio.get_running_loop().create_future()
@@ -126,9 +129,8 @@ class Writer:
             if self._journal is not None and steps:
                 await anyio.to_thread.run_sync(self._journal.write, steps)
                 self._unsynced.set()
-        except JournalBroken as broken:
-            error = broken
-            log.error("the record of spending cannot be kept", reason=str(broken))
+        except Exception as broken:
+            error = _as_broken(broken)
             self._waiting[:0] = [w for w in batch if w.done is None and isinstance(w.step, Settle)]
         for waiting in batch:
             _tell(waiting.done, error)
@@ -144,6 +146,15 @@ class Writer:
             self._refused = (self._clock(), error)
             raise
         self._opened(spent, left)
+
+
+def _as_broken(error: Exception) -> JournalBroken:
+    """Logged. Of an unforeseen kind, too: raised further it would end the writer, and reservations would wait for ever."""
+    if isinstance(error, JournalBroken):
+        log.error("the record of spending cannot be kept", reason=str(error))
+        return error
+    log.error("the record of spending cannot be kept", exc_info=error)
+    return JournalBroken(f"{type(error).__name__}: {error}")
 
 
 def _open(path: Path, since: str) -> tuple[Journal, list[Entry], list[Entry]]:

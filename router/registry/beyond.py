@@ -17,6 +17,7 @@ from router.domain.upstreams import Budget, KeySource, Price, Timeouts, Upstream
 from router.registry import cloud_schema as written
 from router.registry.document import Path as KeyPath
 from router.registry.schema import Model, RegistryFile
+from router.settings import NoHome, expanded
 
 Said = tuple[KeyPath, str]
 """What is to be told of a place in the file."""
@@ -72,6 +73,7 @@ def problems(file: RegistryFile) -> Iterator[Said]:
                     (section, name, "base_url"),
                     "http is for your own network: write https, or allow_private: true",
                 )
+            yield from _homeless(section, name, entry)
     for name, cloud in (file.cloud or {}).items():
         if cloud.budget and not cloud.price:
             yield (("cloud", name, "budget"), "a budget needs a price to count with")
@@ -92,6 +94,15 @@ def problems(file: RegistryFile) -> Iterator[Said]:
                 ("models", name, "spill"),
                 f"spill needs cloud: spill, and the model says {model.cloud or 'never'}",
             )
+
+
+def _homeless(section: str, name: str, entry: written.Endpoint) -> Iterator[Said]:
+    key = entry.api_key.file if isinstance(entry.api_key, written.FileKey) else None
+    for field, text in (("api_key", key), ("ca_file", entry.ca_file)):
+        try:
+            expanded(text or "")
+        except NoHome as error:
+            yield (section, name, field), error.message
 
 
 def warnings(file: RegistryFile, folder: Path) -> Iterator[Said]:
@@ -149,7 +160,10 @@ def _key(key: written.EnvKey | written.FileKey | None, folder: Path) -> KeySourc
 
 
 def _path(text: str, folder: Path) -> Path:
-    return folder / Path(text).expanduser()
+    try:
+        return folder / expanded(text)
+    except NoHome:  # one of the `problems`
+        return folder / text
 
 
 def _price(price: written.Price | None) -> Price | None:

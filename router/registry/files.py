@@ -15,6 +15,7 @@ from cachetools import LRUCache
 
 from router.domain.models import FileIdentity
 from router.registry.schema import CachedFile, PackagedFile
+from router.settings import NoHome, expanded
 from router.sizing.gguf import GgufError, Header, read_header
 from router.sizing.parts import identity, parts
 
@@ -94,9 +95,9 @@ def glance(path: Path) -> FileIdentity:
 
 def _user_path(text: str, home: Path) -> Path:
     try:
-        return home.absolute() / Path(text).expanduser()
-    except RuntimeError as error:
-        raise LookupError(f"{text}: there is no such user") from error
+        return home.absolute() / expanded(text)
+    except NoHome as error:
+        raise LookupError(error.message) from error
 
 
 def _inside(text: str) -> Path:

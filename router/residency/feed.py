@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 
 from router.residency.view import Status
+from router.telemetry import observing
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class Feed:
         self._listeners: set[_Listener] = set()
         self._closed = False
 
+    @observing
     def stir(self) -> None:
         """Something may have changed. Costs nothing while nobody listens."""
         if not self._listeners:

@@ -13,79 +13,29 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, assert_never
+from typing import assert_never
 
-from router.domain.errors import LoadFailed, WorkerCrashed
-from router.domain.generation import Delta, EmbeddingRequest, Embeddings, GenerationRequest
+from router.domain.errors import LoadFailed, ShuttingDown, WorkerCrashed
 from router.domain.memory import Bytes
 from router.domain.models import Footprint, Limits, LocalModel, Placement, together
 from router.domain.news import Freed, News, Progress, Stuck
-from router.protocol import EngineFacts, EngineGauges
 from router.residency import events
 from router.residency.core import Residency
 from router.residency.estimate import expected_wait
 from router.residency.feed import Feed, StatusChange
+from router.residency.history import History
 from router.residency.orders import Orders
 from router.residency.report import Report
 from router.residency.state import StartReason
 from router.residency.view import HouseView, Status, WorkerView, describe_wait, house_view
+from router.residency.workers import Launcher, Lease, Worker
 from router.telemetry import Metrics, logger
 
+__all__ = ["Launcher", "Lease", "ResidencyManager", "Worker"]
+
 log = logger("residency")
-
-MEMORY = 256
-"""How many of the last events and actions are kept for post-mortems."""
-
-
-class Worker(Protocol):
-    """A process with a model in memory."""
-
-    @property
-    def facts(self) -> EngineFacts: ...
-    @property
-    def resident(self) -> Mapping[str, Footprint]: ...
-    @property
-    def pid(self) -> int: ...
-    @property
-    def gauges(self) -> EngineGauges: ...
-    @property
-    def sandbox(self) -> tuple[str, ...]: ...
-
-    def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
-        """Closing it cancels. Raises InvalidRequest, ContextOverflow, WorkerCrashed."""
-        ...
-
-    async def embed(self, request: EmbeddingRequest) -> Embeddings: ...
-
-    async def wait_gone(self) -> None:
-        """Returns when it serves no more."""
-        ...
-
-
-class Launcher(Protocol):
-    def launch(
-        self, instance: str, model: LocalModel, placement: Placement, tell: Callable[[News], None]
-    ) -> contextlib.AbstractAsyncContextManager[Worker]:
-        """
-        Enter: spawn and wait until ready, or raise LoadFailed. Leave: the process is gone.
-
-        `tell` hears how the load goes on, and while leaving what was freed early or does not end.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to one slot of one ready worker. The seconds are the two parts of the wait for it."""
-
-    instance: str
-    worker: Worker
-    queue_seconds: float
-    load_seconds: float
-    """The part of the wait in which this very instance was loading."""
 
 
 @dataclass(slots=True)
@@ -132,7 +82,9 @@ class ResidencyManager:
             lambda model: self._lease(model, None, "operator"),
             self._feed.stir,
         )
-        self._memory: deque[events.Event | events.Action] = deque(maxlen=MEMORY)
+        self._history = History()
+        self.failed = asyncio.Event()
+        """Deciding itself broke. Nothing is decided any more: whoever runs the gateway has to end it."""
 
     async def __aenter__(self) -> ResidencyManager:
         await self._tasks.__aenter__()
@@ -204,7 +156,7 @@ class ResidencyManager:
 
     def history(self) -> tuple[str, ...]:
         """The last events and actions, oldest first."""
-        return tuple(repr(entry) for entry in self._memory)
+        return self._history.lines()
 
     async def shut_down(self, drain: float) -> None:
         """Refuse who waits and who comes, let leases run for `drain` seconds, stop every worker."""
@@ -227,6 +179,8 @@ class ResidencyManager:
     async def _lease(
         self, model: LocalModel, wait: float | None, reason: StartReason, priority: int | None = None
     ) -> AsyncIterator[Lease]:
+        if self.failed.is_set():
+            raise _failed()
         ticket = next(self._tickets)
         asked = self._clock()
         deadline = None if wait is None else asked + wait
@@ -252,16 +206,32 @@ class ResidencyManager:
     # From an event to its actions -------------------------------------------------------------------------
 
     def _post(self, event: events.Event) -> None:
-        self._memory.append(event)
+        """Never raises: an error between an event and the last of its actions is fail-stop."""
+        if self.failed.is_set():
+            return
+        self._history.note(event)
         try:
             actions = self._core.handle(event)
+            self._history.note(*actions)
+            for action in actions:
+                self._carry_out(action)
         except Exception:
-            log.critical("residency broke; its last events follow", history=self.history())
-            raise
-        self._memory.extend(actions)
-        for action in actions:
-            self._carry_out(action)
+            self._fail_stop()
         self._feed.stir()
+
+    def _fail_stop(self) -> None:
+        """What is in memory and what the tables say may differ now: refuse all who wait, end all that runs."""
+        log.critical("residency broke; the gateway stops. Its last events and actions follow", exc_info=True)
+        self._history.log()
+        self.failed.set()
+        for grant in self._grants.values():
+            if not grant.done():
+                grant.set_exception(_failed())
+        for life in self._lives.values():
+            life.told_to_stop = True
+            life.task.cancel()
+        if self._alarm is not None:
+            self._alarm.cancel()
 
     def _carry_out(self, action: events.Action) -> None:
         match action:
@@ -280,7 +250,7 @@ class ResidencyManager:
                 self._start(action)
             case events.StopWorker(instance, why):
                 life = self._lives[instance]
-                self._report.stopping(instance, self._model(instance), why, life.ready is not None)
+                self._report.stopping(instance, self._model(life), why, life.ready is not None)
                 life.told_to_stop = True
                 life.task.cancel()
             case events.WakeAt(at):
@@ -316,7 +286,7 @@ class ResidencyManager:
         self._orders.came_up(life.order.model.fingerprint)
         resident = _resident(worker.resident, life.order.placement)
         took = life.ready - life.started
-        self._report.ready(instance, self._model(instance), life.order.reason, resident, took)
+        self._report.ready(instance, self._model(life), life.order.reason, resident, took)
         self._post(events.WorkerReady(life.ready, instance, worker.facts.slots, resident))
 
     def _went_down(self, instance: str, life: _Life, cause: str) -> None:
@@ -328,7 +298,7 @@ class ResidencyManager:
         life = self._lives.pop(instance)
         life.over.set()
         if not life.told_to_stop and not self._core.tables.shutting_down:
-            self._report.died(instance, self._model(instance), life.cause, life.ready is not None)
+            self._report.died(instance, self._model(life), life.cause, life.ready is not None)
         self._post(events.WorkerExited(self._clock(), instance, life.cause, life.out_of_memory))
 
     def _told(self, instance: str, life: _Life, news: News) -> None:
@@ -340,7 +310,7 @@ class ResidencyManager:
                 self._post(events.WorkerFreed(self._clock(), instance, remaining))
             case Stuck():
                 life.over.set()
-                self._report.stuck(instance, self._model(instance))
+                self._report.stuck(instance, self._model(life))
                 self._post(events.WorkerStuck(self._clock(), instance))
             case _:
                 assert_never(news)
@@ -363,9 +333,14 @@ class ResidencyManager:
         names = view.fingerprints.keys() | {name for i in view.instances for name in i.names}
         return {name: (view.status(name), view.progress(name)) for name in names}
 
-    def _model(self, instance: str) -> LocalModel:
+    def _model(self, life: _Life) -> LocalModel:
         """As the registry has it now; what the worker was started with may have another name by then."""
-        return self._core.tables.instances[instance].model
+        known = self._core.tables.instances.get(life.order.instance)
+        return known.model if known is not None else life.order.model
+
+
+def _failed() -> ShuttingDown:
+    return ShuttingDown("The gateway stops after an error of its own; it may be back in a moment.", 5.0)
 
 
 def _worker_view(life: _Life) -> WorkerView:

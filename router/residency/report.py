@@ -12,13 +12,13 @@ from router.domain.memory import Bytes
 from router.domain.models import LocalModel
 from router.residency.state import Instance, Phase, StartReason, StopReason, Tables
 from router.residency.view import device_views
-from router.telemetry import Metrics, logger
+from router.telemetry import Metrics, logger, observing
 
 log = logger("residency")
 
 
 class Report:
-    """Reads `tables`, never writes them."""
+    """Reads `tables`, never writes them. What it tells of decisions is `observing`: it never raises."""
 
     def __init__(self, metrics: Metrics, tables: Tables) -> None:
         self._metrics = metrics
@@ -32,10 +32,12 @@ class Report:
 
     # Decisions --------------------------------------------------------------------------------------------
 
+    @observing
     def starting(self, instance: str, model: LocalModel, reason: StartReason) -> None:
         reserved = self._tables.instances[instance].reserved
         log.info("loading", model=model.name, instance=instance, reason=reason, reserved=dict(reserved))
 
+    @observing
     def ready(
         self, instance: str, model: LocalModel, reason: StartReason, resident: Bytes, took: float
     ) -> None:
@@ -44,11 +46,13 @@ class Report:
             "ready", model=model.name, instance=instance, resident=dict(resident), seconds=round(took, 3)
         )
 
+    @observing
     def stopping(self, instance: str, model: LocalModel, reason: StopReason, was_ready: bool) -> None:
         if was_ready or reason == "abandoned":
             self._metrics.evictions.labels(model.name, reason).inc()
         log.info("unloading", model=model.name, instance=instance, reason=reason)
 
+    @observing
     def died(self, instance: str, model: LocalModel, cause: str, was_ready: bool) -> None:
         self._metrics.worker_restarts.labels(model.name).inc()
         if was_ready:
@@ -56,12 +60,14 @@ class Report:
         what = "worker died" if was_ready else "load failed"
         log.warning(what, model=model.name, instance=instance, cause=cause)
 
+    @observing
     def stuck(self, instance: str, model: LocalModel) -> None:
         held = dict(self._tables.instances[instance].reserved)
         log.error(
             "killed and not reaped; its memory is quarantined", model=model.name, instance=instance, held=held
         )
 
+    @observing
     def strangers(self, before: Bytes, tables: Tables) -> None:
         """Said when what other processes take begins or ends to limit what models may hold."""
         now = tables.in_force
@@ -71,9 +77,11 @@ class Report:
                     "other processes limit the budget", device=device, budget=budget, left=now[device]
                 )
 
+    @observing
     def granted(self, waited: float) -> None:
         self._metrics.queue_wait.observe(waited)
 
+    @observing
     def refused(self, error: str, reason: str) -> None:
         # Overload refuses many times a second: the access log and the counters tell of it, not this line.
         log.debug("refused", error=error, reason=reason)

@@ -19,7 +19,8 @@ RATE = 50.0
 """Lines a second in the long run."""
 BURST = 200.0
 _FACTS = 16
-_RESERVED = frozenset({"event", "level", "instance", "room", "timestamp"})
+_RESERVED = frozenset({"event", "level", "instance", "room", "timestamp", "self", "exc_info"})
+"""The logger's own: said by a worker they would be an error in its call, or be taken for something else."""
 
 
 class LogPump:

@@ -25,7 +25,8 @@ from router.telemetry import logger
 
 log = logger("runtime")
 
-WORKER = (sys.executable, "-m", "router.worker")
+# -P: else Python looks into the working directory first, and a `queue.py` there would be executed.
+WORKER = (sys.executable, "-P", "-m", "router.worker")
 _CHUNK = 2**18
 _EXIT_GRACE = 0.3
 """Seconds between the end of the socket and the exit, which the kernel does one after the other."""
@@ -36,6 +37,9 @@ STUCK_SECONDS = 2.0
 def worker_environment(outer: Mapping[str, str]) -> dict[str, str]:
     """What a worker may see of the gateway's environment: no credential reaches it (G19)."""
     kept = {name: value for name, value in outer.items() if reaches_workers(name)}
+    if path := kept.get("PYTHONPATH"):
+        # As it is meant here: a worker runs elsewhere. An empty entry would be its working directory.
+        kept["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, filter(None, path.split(os.pathsep))))
     return kept | _SET_FOR_WORKERS
 
 
@@ -260,6 +264,7 @@ async def _start(command: Sequence[str], fd: int) -> Process:
         stderr=PIPE,
         pass_fds=(fd,),
         start_new_session=True,
+        cwd="/",
         env=worker_environment(os.environ),
     )
 

@@ -16,6 +16,7 @@ from router import protocol
 from router.domain.errors import LoadFailed
 from router.runtime.process import WORKER, WorkerProcess
 from router.runtime.pulse import Pulse, Watch
+from router.supervisor import contained, restarted
 from router.telemetry import logger
 
 log = logger("runtime")
@@ -65,7 +66,7 @@ class Spares:
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
         self._wanted.set()
-        self._keeper = self.own(self._keep(), "spares")
+        self._keeper = self.own(restarted(self._keep, "spares"), "spares")
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -100,7 +101,7 @@ class Spares:
 
     def own(self, work: Coroutine[Any, Any, object], name: str) -> asyncio.Task[None]:
         """Run something that belongs to a worker for as long as the house stands; an error in it is logged."""
-        task = self._tasks.create_task(_contained(work, name), name=name)
+        task = self._tasks.create_task(contained(work, name), name=name)
         task.add_done_callback(lambda _: work.close())  # cancelled before its first step it was never begun
         return task
 
@@ -282,14 +283,6 @@ def _greeting(process: WorkerProcess) -> _Greeting:
 
     process.on_event, process.on_gone = hear, mourn
     return greeting
-
-
-async def _contained(work: Coroutine[Any, Any, object], name: str) -> None:
-    """Raised in the task group an error would end every worker, not one."""
-    try:
-        await work
-    except Exception:
-        log.exception("a task of a worker broke", task=name)
 
 
 def _checked(event: protocol.WorkerEvent) -> protocol.Hello:

@@ -10,6 +10,7 @@ The one rule: a worker never outlives its gateway, however either of them ends (
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -43,9 +44,10 @@ def watch_signals(stop: Callable[[], None]) -> None:
 
 
 def log(level: str, event: str, **facts: object) -> None:
-    """One JSON line on stderr; the gateway adds the instance and its own clock."""
-    sys.stderr.write(json.dumps({"level": level, "event": event, **facts}, default=str) + "\n")
-    sys.stderr.flush()
+    """One JSON line on stderr, never an error; the gateway adds the instance and its own clock."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(json.dumps({"level": level, "event": event, **facts}, default=str) + "\n")
+        sys.stderr.flush()
 
 
 def log_error(event: str, error: BaseException) -> None:

@@ -150,8 +150,15 @@ class Sandbox:
         if not self._gpu:
             return ["/dev/null"]
         nodes = list(Path("/dev").glob("nvidia*"))
-        own = [Path(os.path.expandvars(place)).expanduser() for place in _GPU_WRITABLE]
-        return ["/dev/null", *nodes, *own]
+        return ["/dev/null", *nodes, *filter(None, map(_driver_place, _GPU_WRITABLE))]
+
+
+def _driver_place(place: str) -> Path | None:
+    """None where this user has no home: then the driver keeps nothing there either."""
+    try:
+        return Path(os.path.expandvars(place)).expanduser()
+    except RuntimeError:
+        return None
 
 
 def _packages() -> set[str]:

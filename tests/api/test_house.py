@@ -108,4 +108,4 @@ async def test_background_work_that_breaks_ends_alone() -> None:
             await asyncio.sleep(0)
             background.start("late", works())  # cancelled before its first step
     assert done == ["works"]
-    assert [(line["event"], line["work"]) for line in lines] == [("background work failed", "a")]
+    assert [(line["event"], line["task"]) for line in lines] == [("a task broke", "a")]

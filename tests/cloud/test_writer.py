@@ -152,3 +152,23 @@ async def test_a_settlement_that_the_disk_refuses_is_tried_again(
             while refused < 3:
                 await asyncio.sleep(0.01)
     assert on_disk(tmp_path / "a.db") == ([], [Entry("big", "", "2026-11-24", 20)])
+
+
+async def test_an_unforeseen_error_refuses_who_waits_and_does_not_end_the_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path / "a.db") as it:
+        await it.write(Reserve(1, ENTRY))
+        with monkeypatch.context() as patched:
+            patched.setattr(Journal, "write", _breaks)
+            patched.setattr(Journal, "sync", _breaks)
+            with pytest.raises(JournalBroken, match="RuntimeError: a bug"):
+                await it.write(Reserve(2, ENTRY))
+            it.post(Settle(1, ENTRY))
+            await asyncio.sleep(0.05)
+        await it.write(Reserve(3, ENTRY))
+    assert on_disk(tmp_path / "a.db") == ([ENTRY], [Entry("big", "", "2026-11-24", 1000)])
+
+
+def _breaks(*_: object) -> None:
+    raise RuntimeError("a bug")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import pwd
 import subprocess
 import sys
 import tomllib
@@ -65,6 +66,15 @@ def test_a_cuda_build_has_a_pip_cache_of_its_own(
     assert requirement.startswith("llama-cpp-python==")
     assert flag == "--cache-dir"
     assert Path(cache).is_relative_to(tmp_path)
+
+
+def test_without_a_home_the_installation_says_what_to_set(
+    install: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: {}[uid])
+    with pytest.raises(install.InstallError, match=r"HOME is not set.*set ROUTER_CACHE"):
+        install.cache_of_its_own({"CMAKE_ARGS": "-DGGML_CUDA=on"})
 
 
 def test_a_cpu_wheel_from_a_cache_is_built_again_where_there_is_a_gpu(
@@ -201,7 +211,7 @@ def test_without_a_new_enough_python_the_error_says_what_to_do(tmp_path: Path) -
 
 
 def test_a_python_without_ensurepip_is_named_with_the_package_that_has_it(tmp_path: Path) -> None:
-    script(tmp_path, "python3", 'case "$2" in *ensurepip*) exit 1;; esac')
+    script(tmp_path, "python3", 'case "$*" in *ensurepip*) exit 1;; esac')
     done = find_python(PATH=str(tmp_path))
     assert done.returncode == 1
     assert "apt install python3-venv" in done.stderr

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from router.cli import FAILED
+
 UNIT = Path(__file__).parents[2] / "deploy" / "router.service"
 LINE = re.compile(r"([A-Z]\w*)=(.*)")
 
@@ -57,6 +59,17 @@ def test_the_unit_has_its_three_parts() -> None:
 def test_a_wrong_registry_does_not_make_it_start_again_and_again(service: dict[str, list[str]]) -> None:
     assert service["Restart"] == ["on-failure"]
     assert service["RestartPreventExitStatus"] == ["2"]
+
+
+def test_a_gateway_that_broke_is_started_again(service: dict[str, list[str]]) -> None:
+    assert str(FAILED) not in service["RestartPreventExitStatus"][0].split()
+    assert "SuccessExitStatus" not in service
+    compose = (UNIT.parent / "compose.yaml").read_text()
+    assert compose.split("prometheus:")[0].count("restart: unless-stopped") == 1
+
+
+def test_a_reload_is_the_signal_that_reads_the_registry_again(service: dict[str, list[str]]) -> None:
+    assert service["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
 
 
 def test_sigterm_reaches_the_gateway_alone_and_it_has_time_to_drain(service: dict[str, list[str]]) -> None:

@@ -16,7 +16,7 @@ from router.domain.errors import (
 )
 from router.domain.models import Footprint, Limits
 from router.residency.feed import StatusChange
-from router.residency.manager import MEMORY
+from router.residency.history import SIZE
 from tests.local import resized
 from tests.residency.fakes import FakeLauncher
 from tests.residency.manager_scene import A, B, House, _outcome, house, now
@@ -158,10 +158,10 @@ async def test_a_wait_is_described_for_people() -> None:
 @in_virtual_time
 async def test_the_last_events_and_actions_are_kept_and_no_more() -> None:
     async with house() as home:
-        for _ in range(MEMORY):
+        for _ in range(SIZE):
             await home.use(A)
         history = home.manager.history()
-        assert len(history) == MEMORY
+        assert len(history) == SIZE
         assert history[-1].startswith("WakeAt")
         assert any(entry.startswith("GrantLease") for entry in history)
 

@@ -82,3 +82,8 @@ def test_a_flood_is_cut_and_counted(pump: LogPump, capture: LogCapture, clock: C
     assert capture.entries[-2]["event"] == "worker log lines dropped"
     assert capture.entries[-2]["lines"] == 1000 - BURST
     assert capture.entries[-1]["event"] == "calm"
+
+
+def test_a_worker_cannot_name_a_fact_as_the_loggers_own_arguments(pump: LogPump, capture: LogCapture) -> None:
+    pump.feed(b'{"event": "odd", "self": 1, "exc_info": true, "room": "api", "ms": 3}\n')
+    assert capture.entries == [{"event": "odd", "ms": 3, "instance": "m#1", "log_level": "info"}]

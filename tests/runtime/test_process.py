@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +38,14 @@ def test_no_credential_and_nothing_unknown_reaches_a_worker() -> None:
         "OPENBLAS_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
     }
+
+
+def test_a_module_path_means_for_a_worker_what_it_means_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen = worker_environment({"PYTHONPATH": ":/p:lib:"})
+    assert seen["PYTHONPATH"] == f"/p:{tmp_path}/lib"
 
 
 def test_an_exit_is_told_in_words() -> None:

@@ -51,3 +51,17 @@ def test_an_error_is_logged_with_its_kind_and_its_traceback(capsys: pytest.Captu
     line = json.loads(capsys.readouterr().err)
     assert line["error"] == "KeyError: 'slot'"
     assert "test_life.py" in line["traceback"]
+
+
+def test_a_log_that_nobody_reads_any_more_is_no_error() -> None:
+    script = """
+import os
+from router.worker import life
+read, write = os.pipe()
+os.dup2(write, 2)
+os.close(read)
+life.log("info", "nobody hears this")
+os._exit(4)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=30, check=False)
+    assert done.returncode == 4

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import platform
+import pwd
 import subprocess
 import sys
 import threading
@@ -183,3 +184,11 @@ def test_asked_by_itself_it_prints_what_holds() -> None:
         check=True,
     )
     assert done.stdout.split() == HELD
+
+
+def test_a_user_without_a_home_has_a_sandbox_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: {}[uid])
+    places = Sandbox("off", gpu=True)._writable()
+    assert "/dev/null" in places
+    assert not any("~" in str(place) for place in places)
