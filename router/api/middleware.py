@@ -64,25 +64,32 @@ class Outermost:
             return
         began = time.monotonic()
         record = scope["router.record"] = Record(_request_id(scope))
-        sender = _Sender(send, record.id)
+        wire = _Wire(receive, send, record.id)
         try:
-            await self._app(scope, receive, sender)
+            await self._answer(record, scope, wire)
         except ClientLeft:
             record.finish = "left"
-        except Exception as error:
-            record.finish = "error"
-            await self._answer(error, record, scope, receive, sender)
+        except BaseException:  # cancelled: the gateway is stopping
+            record.finish = record.finish if wire.complete else "error"
+            raise
         finally:
-            status = sender.status or (LEFT if record.finish == "left" else 500)
+            status = wire.status or (LEFT if record.finish == "left" else 500)
             self._log(scope, record, status, time.monotonic() - began)
             self._count(scope, record, status)
 
-    async def _answer(
-        self, error: Exception, record: Record, scope: Scope, receive: Receive, sender: _Sender
-    ) -> None:
-        note(error, record)
-        if sender.status is None:
-            await errors.response(error, record.id)(scope, receive, sender)
+    async def _answer(self, record: Record, scope: Scope, wire: _Wire) -> None:
+        """Raises ClientLeft."""
+        try:
+            await self._app(scope, wire.receive, wire.send)
+            if not wire.complete:  # some responses end by themselves when their client leaves
+                raise ClientLeft
+        except ClientLeft:
+            raise
+        except Exception as error:
+            record.finish = "error"
+            note(error, record)
+            if wire.status is None:
+                await errors.response(error, record.id)(scope, wire.receive, wire.send)
 
     def _log(self, scope: Scope, record: Record, status: int, seconds: float) -> None:
         log.info(
@@ -105,19 +112,42 @@ class Outermost:
             self._house.metrics.route_requests.labels(route, str(status)).inc()
 
 
-class _Sender:
-    """Passes messages on; remembers the status and adds the request id."""
+class _Wire:
+    """
+    Passes messages on; remembers the status and adds the request id.
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    A server says http.disconnect also when a response is complete, and says it before whoever sent the last
+    byte has returned. That is nobody's leaving: from then on `receive` says nothing.
+    """
+
+    def __init__(self, receive: Receive, send: Send, request_id: str) -> None:
+        self._receive = receive
         self._send = send
         self._request_id = request_id
+        self.complete = False
+        """The last byte was handed to the transport: whoever leaves now has the whole response."""
         self.status: int | None = None
+        """Of the response, once its status line is on the way."""
 
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.disconnect" and self.complete:
+            await asyncio.Event().wait()  # until whoever asks is cancelled
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Raises ClientLeft when the message did not go out."""
+        begins = message["type"] == "http.response.start"
+        if begins:
             MutableHeaders(scope=message)["x-request-id"] = self._request_id
-        await self._send(message)
+        try:
+            await self._send(message)
+        except OSError as error:
+            raise ClientLeft from error
+        if begins:
+            self.status = message["status"]
+        else:
+            self.complete = not message.get("more_body", False)
 
 
 def _request_id(scope: Scope) -> str:
