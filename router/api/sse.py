@@ -86,7 +86,8 @@ class EventStream(Response):
 
     After `commit` seconds without an event it says 200 all the same, and from then on a comment
     (`waiting()`) after every `pause` seconds of silence. `facts()` are headers if they are known when the
-    status line goes out, else a comment before the first event. `refuse` turns an error into a response,
+    status line goes out, else one comment before the first event: `: served-by=x#1 queue-ms=3 attempts=1`, the
+    names without `x-router-`. `refuse` turns an error into a response,
     `broken` into a last event. `ended` hears how it went, once. Times are seconds.
     """
 

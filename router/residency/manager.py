@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Protocol, assert_never
 
 from router.domain.errors import DoesNotFit, LoadFailed, Unavailable, WorkerCrashed
-from router.domain.generation import Delta, EmbeddingRequest, Embeddings, GenerationRequest
+from router.domain.generation import Delta, EmbeddingRequest, Embeddings, GenerationRequest, OnPrompt
 from router.domain.memory import Bytes
 from router.domain.models import Footprint, Limits, LocalModel, Placement, together
 from router.domain.news import Freed, News, Progress, Stuck
@@ -53,7 +53,7 @@ class Worker(Protocol):
     @property
     def sandbox(self) -> tuple[str, ...]: ...
 
-    def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+    def generate(self, request: GenerationRequest, on_prompt: OnPrompt) -> AsyncGenerator[Delta, None]:
         """Closing it cancels. Raises InvalidRequest, ContextOverflow, WorkerCrashed."""
         ...
 

@@ -174,7 +174,7 @@ async def test_a_request_that_we_cut_was_not_left(house: Scene) -> None:
 async def test_a_fault_of_ours_in_a_stream_is_not_laid_at_its_client(
     house: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house.launcher.scripts[A.name] = [[asyncio.Event()]]
+    house.launcher.gates[A.name] = asyncio.Event()
 
     def fails(*_: object) -> str:
         raise ValueError("a bug")
