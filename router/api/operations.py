@@ -233,10 +233,11 @@ def _instance(instance: InstanceView, model: LocalModel | None) -> dict[str, Any
 
 
 async def unload_all(request: Request, house: House, record: Record) -> Response:
-    """Busy models drain first. Only for a key that may use every model."""
+    """Busy models drain first. Only for a key that may use every model. HEAD changes nothing."""
     if record.key is not None and "*" not in record.key.models:
         raise NotAllowed("This key may not unload every model.")
-    house.residency.unload(None)
+    if request.method != "HEAD":
+        house.residency.unload(None)
     return Response("OK", media_type="text/plain")
 
 
