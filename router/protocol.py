@@ -6,6 +6,7 @@ A frame is a little-endian uint32 length and that many bytes of msgpack, at most
 * The worker speaks first, once: `Hello`. A wrong `version` is refused by the gateway.
 * At most one `Load` in the life of a worker; it ends in `Loaded` or `LoadFailed`.
 * Every `Generate` ends in exactly one final event: a `Step` delta with a finish reason, or `Failed`.
+* `PromptProgress` comes only before the first delta of its generation, at most four times a second.
 * Every `Embed` ends in exactly one `Embedded` or `Failed`; every `DryRun` in one `DryRunDone`.
 * `Cancel` ends the generation with `Failed(kind="cancelled")` unless its final event is already on its way;
   of an unknown id it is no error and has no answer.
@@ -152,6 +153,14 @@ class Step(msgspec.Struct, frozen=True, tag="step"):
     gauges: EngineGauges
 
 
+class PromptProgress(msgspec.Struct, frozen=True, tag="prompt_progress"):
+    """`read` of the `total` tokens of a generation's prompt are in its slot."""
+
+    id: str
+    read: int
+    total: int
+
+
 FailureKind = Literal["invalid", "context_overflow", "cancelled", "engine"]
 
 
@@ -179,7 +188,17 @@ class Pong(msgspec.Struct, frozen=True, tag="pong"):
 
 
 WorkerEvent = (
-    Hello | LoadProgress | Loaded | LoadFailed | DryRunDone | Freed | Step | Failed | Embedded | Pong
+    Hello
+    | LoadProgress
+    | Loaded
+    | LoadFailed
+    | DryRunDone
+    | Freed
+    | Step
+    | PromptProgress
+    | Failed
+    | Embedded
+    | Pong
 )
 
 

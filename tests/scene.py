@@ -22,7 +22,9 @@ from router.domain.generation import (
     Embeddings,
     FinishReason,
     GenerationRequest,
+    OnPrompt,
     Usage,
+    ignore_prompt,
 )
 from router.domain.models import EngineOptions, Footprint, Limits, LocalModel, Placement
 from router.domain.news import News, Progress
@@ -39,8 +41,8 @@ from router.settings import Settings
 from router.telemetry import Metrics
 from tests.local import local_model
 
-Step = str | Delta | asyncio.Event | RouterError
-"""A word, a delta as it is, something to wait for, or an end."""
+Step = str | Delta | asyncio.Event | RouterError | float
+"""A word, a delta as it is, something to wait for, an end, or how much of the prompt has been read."""
 
 A = local_model(
     name="org/a:q4", path="/a", footprint=Footprint(60), engine=EngineOptions(slots=2), aliases=("default",)
@@ -64,17 +66,19 @@ class FakeWorker:
         self.running = 0
         self.dimensions = 3
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+    async def generate(
+        self, request: GenerationRequest, on_prompt: OnPrompt = ignore_prompt
+    ) -> AsyncGenerator[Delta, None]:
         self.requests.append(request)
         script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
         self.running += 1
         try:
-            async for delta in self._play(script):
+            async for delta in self._play(script, on_prompt):
                 yield delta
         finally:
             self.running -= 1
 
-    async def _play(self, script: Sequence[Step]) -> AsyncGenerator[Delta, None]:
+    async def _play(self, script: Sequence[Step], on_prompt: OnPrompt) -> AsyncGenerator[Delta, None]:
         words = 0
         for step in script:
             match step:
@@ -87,6 +91,8 @@ class FakeWorker:
                         return
                 case asyncio.Event():
                     await step.wait()
+                case float():
+                    on_prompt(step)
                 case RouterError():
                     if isinstance(step, WorkerCrashed):
                         self._gone.set()

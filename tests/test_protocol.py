@@ -55,6 +55,7 @@ EVENTS: tuple[protocol.WorkerEvent, ...] = (
     ),
     protocol.Failed("1", "context_overflow", "too long", "messages", 10, 20),
     protocol.Embedded("4", Embeddings((b"\0" * 4,), 1, 2)),
+    protocol.PromptProgress("1", 512, 2048),
     protocol.Pong(7, 3, True),
 )
 

@@ -41,6 +41,11 @@ async def description(request: Request, house: House, record: Record) -> Respons
     return openapi.response({row.path: row.methods for row in TABLE})
 
 
+def _look(handler: Handler) -> dict[str, Handler]:
+    """What can be read can be asked about: HEAD wherever there is GET."""
+    return {"GET": handler, "HEAD": handler}
+
+
 # First match wins: `/models/{id:path}` comes after what lies under `/models/`.
 TABLE: tuple[Row, ...] = (
     Row("/v1/chat/completions", {"POST": openai.chat}, "chat"),
@@ -49,22 +54,22 @@ TABLE: tuple[Row, ...] = (
     Row("/completions", {"POST": openai.completions}, "completions"),
     Row("/v1/embeddings", {"POST": embeddings.embeddings}, "embeddings"),
     Row("/embeddings", {"POST": embeddings.embeddings}, "embeddings"),
-    Row("/v1/models", {"GET": listing.models}),
-    Row("/v1/models/{id:path}", {"GET": listing.model}),
-    Row("/models", {"GET": listing.models}),
+    Row("/v1/models", _look(listing.models)),
+    Row("/v1/models/{id:path}", _look(listing.model)),
+    Row("/models", _look(listing.models)),
     Row("/models/load", {"POST": operations.load}),
     Row("/models/unload", {"POST": operations.unload}),
-    Row("/models/sse", {"GET": operations.changes}),
-    Row("/models/{id:path}", {"GET": listing.model}),
-    Row("/props", {"GET": operations.props}),
-    Row("/running", {"GET": operations.running}),
-    Row("/unload", {"GET": operations.unload_all, "POST": operations.unload_all}),
-    Row("/", {"GET": operations.root, "HEAD": operations.root}),
-    Row("/health", {"GET": operations.readyz, "HEAD": operations.readyz}),
-    Row("/livez", {"GET": operations.livez, "HEAD": operations.livez}),
-    Row("/readyz", {"GET": operations.readyz, "HEAD": operations.readyz}),
-    Row("/metrics", {"GET": operations.metrics, "HEAD": operations.metrics}),
-    Row("/openapi.json", {"GET": description}),
+    Row("/models/sse", _look(operations.changes)),
+    Row("/models/{id:path}", _look(listing.model)),
+    Row("/props", _look(operations.props)),
+    Row("/running", _look(operations.running)),
+    Row("/unload", {**_look(operations.unload_all), "POST": operations.unload_all}),
+    Row("/", _look(operations.root)),
+    Row("/health", _look(operations.readyz)),
+    Row("/livez", _look(operations.livez)),
+    Row("/readyz", _look(operations.readyz)),
+    Row("/metrics", _look(operations.metrics)),
+    Row("/openapi.json", _look(description)),
 )
 
 
@@ -110,8 +115,18 @@ class _Endpoint:
             raise WrongMethod(scope["method"][:20], scope["path"][:200], tuple(self._row.methods))
         response = await handler(Request(scope, receive), self._house, record_of(scope))
         if scope["method"] == "HEAD":
-            response.body = b""
+            response = _Head(response)
         await response(scope, receive, send)
+
+
+class _Head(Response):
+    """The status line and the headers of a response whose body is never made: of a stream it would have no end."""
+
+    def __init__(self, response: Response) -> None:
+        self.status_code = response.status_code
+        self.raw_headers = response.raw_headers
+        self.body = b""
+        self.background = None
 
 
 async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:

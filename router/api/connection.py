@@ -18,7 +18,7 @@ from typing import Any
 
 import h11
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from router.api import errors
@@ -78,6 +78,7 @@ class Connection(H11Protocol):
         self, *args: Any, most: int = _MOST, head_seconds: float = HEAD_SECONDS, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
+        self._asgi, self.app = self.app, self._deliver
         self._most = most
         self._head_seconds = head_seconds
         self._deadline: asyncio.TimerHandle | None = None
@@ -99,6 +100,24 @@ class Connection(H11Protocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._watch_head()
+
+    async def _deliver(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """
+        The app, with a `send` that raises OSError when the message did not reach the transport, as ASGI 2.4 has it.
+
+        uvicorn drops without a word what is sent after the client has left, so that nobody could tell an answer
+        that went out from one that did not.
+        """
+        cycle = self.cycle
+
+        async def deliver(message: Message) -> None:
+            if self.transport.is_closing():
+                raise ConnectionResetError("the client has left")
+            await send(message)
+            if cycle.disconnected:
+                raise ConnectionResetError("the client has left")
+
+        await self._asgi(scope, receive, deliver)
 
     def send_400_response(self, msg: str) -> None:
         """uvicorn calls it where h11 found an error, which knows more than the message."""

@@ -76,13 +76,12 @@ def _own(answer: EmbeddingAnswer, record: Record, body: dialect.EmbeddingBody) -
         words = f"The vectors of {answer.model.name!r} always have {have} dimensions."
         raise InvalidRequest(words, "dimensions")
     pieces = embedding_list(answer.embeddings, answer.model.name, body.encoding_format or "float")
-    return StreamingResponse(_told(pieces, record), headers=facts(answer), media_type="application/json")
+    record.finish = "stop"
+    return StreamingResponse(_told(pieces), headers=facts(answer), media_type="application/json")
 
 
-async def _told(pieces: Iterator[bytes], record: Record) -> AsyncIterator[bytes]:
+async def _told(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
     """Piece by piece, other requests between them: thousands of vectors are a hundred megabytes of digits."""
-    record.finish = "left"
     for piece in pieces:
         yield piece
         await asyncio.sleep(0)
-    record.finish = "stop"

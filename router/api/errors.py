@@ -119,6 +119,8 @@ TABLE: dict[type[domain.RouterError], Row] = {
     NoSuchPath: Row(404, _CALLER, "not_found"),
     WrongMethod: Row(405, _CALLER, "method_not_allowed"),
 }
+_FOR_THE_OPERATOR = frozenset({"setup", "key", "address"})
+"""Reasons of UpstreamUnavailable that are about how the upstream was set up here."""
 UNEXPECTED = Row(500, _SERVER, "internal_error")
 
 
@@ -148,14 +150,36 @@ def response(error: Exception, request_id: str) -> Response:
 
 
 def event(error: Exception, request_id: str) -> bytes:
-    """The last event of a stream that failed after its first byte: without it, clients would see success."""
-    return sse.data(envelope(error, request_id))
+    """
+    The last event of a stream that failed after its first byte: without it, clients would see success.
+
+    That no retry helps is a comment before it, since the headers are out.
+    """
+    last = sse.data(envelope(error, request_id))
+    return sse.comment("should-retry=false") + last if is_final(error) else last
+
+
+def is_final(error: Exception) -> bool:
+    """
+    Whether no retry helps until an operator changes something, though the status invites one (408, 409, 429, 5xx).
+
+    A load is final when nobody knows when it may be tried again: its file is missing or broken.
+    """
+    match error:
+        case domain.DoesNotFit() | domain.OverBudget():
+            return True
+        case domain.LoadFailed():
+            return error.retry_after is None
+        case domain.UpstreamUnavailable():
+            return error.reason in _FOR_THE_OPERATOR
+        case _:
+            return False
 
 
 def _headers(error: Exception) -> dict[str, str]:
+    if is_final(error):
+        return {"x-should-retry": "false"}
     match error:
-        case domain.DoesNotFit() | domain.OverBudget():
-            return {"x-should-retry": "false"}
         case domain.Unavailable() | domain.UpstreamUnavailable():
             return {"retry-after": str(min(LONGEST_RETRY, max(1, math.ceil(error.retry_after or 1))))}
         case WrongMethod():

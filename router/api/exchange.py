@@ -8,7 +8,7 @@ gives the lease, or the connection to an upstream, back.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -35,7 +35,7 @@ from router.telemetry import logger
 log = logger("api")
 
 FACTS = ("x-router-served-by", "x-router-queue-ms", "x-router-load-ms", "x-router-attempts")
-"""The headers that say who served a request and what it waited for."""
+"""The headers that say who served a request and what it waited for; of a stream that waited, a comment (see `sse`)."""
 COST = "x-router-cost-usd"
 """What an answer from beyond this machine cost; of a stream it is a comment before [DONE]."""
 
@@ -65,7 +65,11 @@ class Exchange:
     """Response headers that say who answered, once that is known."""
     asking: Candidate | None = None
     requests: tuple[GenerationRequest, ...] = ()
-    """What a local model was asked; who answers the first answers all."""
+    """What a local model was asked."""
+    doing: str | None = None
+    """What the worker does with the request; None while it waits for a lease."""
+    model: LocalModel | None = None
+    """The local model that answers."""
     finish: Finish | None = None
     usage: Usage = field(default_factory=lambda: Usage(0, 0))
 
@@ -89,9 +93,9 @@ class Exchange:
         )
 
     def _open(self) -> contextlib.AbstractAsyncContextManager[Answer | Relayed]:
-        return self.house.journeys.open(self.plan, Asked(self._local, self.question.call, self._trying))
+        return self.house.journeys.open(self.plan, Asked(self._ask, self.question.call, self._trying))
 
-    def _local(self, model: LocalModel) -> contextlib.AbstractAsyncContextManager[Answer]:
+    def _ask(self, model: LocalModel) -> contextlib.AbstractAsyncContextManager[Answer]:
         self.requests = self.question.requests(model)
         return self._generate(model, self.requests[0])
 
@@ -99,29 +103,45 @@ class Exchange:
         self, model: LocalModel, request: GenerationRequest
     ) -> contextlib.AbstractAsyncContextManager[Answer]:
         patience = self.patience
-        return self.house.dispatcher.generate(model, request, patience.wait, patience.priority(model))
+        return self.house.dispatcher.generate(
+            model, request, patience.wait, patience.priority(model), self._on_prompt
+        )
 
     def _trying(self, candidate: Candidate) -> None:
         self.asking = candidate
 
+    def _on_prompt(self, read: float | None) -> None:
+        self.doing = None if read is None else f"reading the prompt, {int(read * 100)} %"
+
     def _waiting(self) -> str:
+        """What the request does while its stream is silent, for people."""
         if isinstance(self.asking, Upstream):
             return f"waiting for {self.asking.name}"
         if self.asking is None:
             return f"waiting for {self.plan.name}"
-        return self.house.residency.describe_wait(self.asking)
+        return self.doing or self.house.residency.describe_wait(self.asking)
+
+    def _answers(self) -> Iterator[contextlib.AbstractAsyncContextManager[Answer | Relayed]]:
+        """
+        What to open for each prompt, in turn. Who answers the first answers all, and all of them are asked alike.
+
+        Leaving one gives back its lease, or its connection, before the next is opened.
+        """
+        yield self._open()
+        if self.model is not None:
+            for request in self.requests[1:]:
+                yield self._generate(self.model, request)
 
     async def _collect(self) -> bytes:
-        async with self._open() as answer:
-            self._served(answer)
-            if isinstance(answer, Relayed):
-                self._settled(answer.answer)
-                return answer.answer.body
-            texts = [await self._text(answer)]
-        for request in self.requests[1:]:
-            async with self._generate(answer.model, request) as other:
-                texts.append(await self._text(other))
-        return encode(self.question.writer(answer.model.name).whole(texts, self.usage))
+        texts = []
+        for answers in self._answers():
+            async with answers as answer:
+                self._served(answer)
+                if isinstance(answer, Relayed):
+                    self._settled(answer.answer)
+                    return answer.answer.body
+                texts.append(await self._text(answer))
+        return encode(self._writer().whole(texts, self.usage))
 
     async def _text(self, answer: Answer) -> tuple[str, FinishReason]:
         parts = []
@@ -131,48 +151,49 @@ class Exchange:
         return "".join(parts), self._reason()
 
     async def _events(self) -> AsyncGenerator[bytes, None]:
-        async with self._open() as answer:
-            self._served(answer)
-            if isinstance(answer, Relayed):
-                async for event in _events_of(answer.answer):
-                    if event.strip() != sse.DONE.strip():
+        for index, answers in enumerate(self._answers()):
+            async with answers as answer:
+                self._served(answer)
+                events = self._relayed(answer) if isinstance(answer, Relayed) else self._local(answer, index)
+                async with contextlib.aclosing(events):
+                    async for event in events:
                         yield event
+            # Out of the lease, or of the connection: a client that reads the tail slowly holds neither.
+            if isinstance(answer, Relayed):
+                self._settled(answer.answer)
+                yield sse.comment(f"{COST.removeprefix('x-router-')}={self.facts[COST]}")
             else:
-                writer = self.question.writer(answer.model.name)
-                if opening := writer.begin(0):
-                    yield opening
-                async for delta in answer.deltas:
-                    self._note(delta)
-                    if delta.text:
-                        yield writer.piece(delta, 0)
-        # Out of the lease, or of the connection: a client that reads the tail slowly holds neither.
-        if isinstance(answer, Relayed):
-            self._settled(answer.answer)
-            yield sse.comment(f"{COST.removeprefix('x-router-')}={self.facts[COST]}")
-        else:
-            yield writer.end(self._reason(), 0)
-            async with contextlib.aclosing(self._rest(answer.model, writer)) as rest:
-                async for event in rest:
-                    yield event
+                yield self._writer().end(self._reason(), index)
+        if self.model is not None and self._writer().include_usage:
+            yield self._writer().usage(self.usage)
         yield sse.DONE
 
-    async def _rest(self, model: LocalModel, writer: Writer) -> AsyncGenerator[bytes, None]:
-        """The answers to the other prompts, and what all of them used."""
-        for index, request in enumerate(self.requests[1:], 1):
-            async with self.house.dispatcher.generate(model, request) as answer:
-                if opening := writer.begin(index):
-                    yield opening
-                async for delta in answer.deltas:
-                    self._note(delta)
-                    if delta.text:
-                        yield writer.piece(delta, index)
-            yield writer.end(self._reason(), index)
-        if writer.include_usage:
-            yield writer.usage(self.usage)
+    async def _local(self, answer: Answer, index: int) -> AsyncGenerator[bytes, None]:
+        writer = self._writer()
+        if opening := writer.begin(index):
+            yield opening
+        async for delta in answer.deltas:
+            self._note(delta)
+            if delta.text:
+                yield writer.piece(delta, index)
+
+    async def _relayed(self, relayed: Relayed) -> AsyncGenerator[bytes, None]:
+        async for event in _events_of(relayed.answer):
+            if event.strip() != sse.DONE.strip():
+                yield event
+
+    def _writer(self) -> Writer:
+        assert self.model is not None, "a local model answers"
+        return self.question.writer(self.model.name)
 
     def _served(self, answer: Answer | Relayed) -> None:
-        self.facts.update(facts(answer))
-        self.record.model = answer.served_by if isinstance(answer, Relayed) else answer.model.name
+        """Who answers; the facts are those of the first prompt."""
+        self.facts = self.facts or facts(answer)
+        if isinstance(answer, Relayed):
+            self.record.model = answer.served_by
+        else:
+            self.model, self.record.model = answer.model, answer.model.name
+            self.doing = "writing the answer"
 
     def _settled(self, answer: CloudAnswer) -> None:
         self.facts[COST] = usd(answer.cost or 0)

@@ -38,6 +38,9 @@ BUSY_SECONDS = 5.0
 LEFT = 499
 """Counted and logged as the status of a request whose client left before one was sent; never on the wire."""
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/health"})
+_KEY_HEADERS = (b"x-api-key", b"api-key")
+"""Anthropic's clients and many others; clients of Azure."""
+_OF_A_MODEL = re.compile(r"(/+v1)?/+models/+(.+)", re.DOTALL)
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -46,9 +49,23 @@ def record_of(scope: Scope) -> Record:
     return found
 
 
+def canonical(path: str) -> str:
+    """
+    The one spelling of a path, under which it is checked, counted and routed: `//v1//models/` -> `/v1/models`.
+
+    Clients join a base URL that ends in a slash with paths that begin or end with one. The name of a model may hold
+    slashes, two in a row even, but never at its end.
+    """
+    path = path.rstrip("/")
+    if named := _OF_A_MODEL.fullmatch(path):
+        return f"{'/v1' if named[1] else ''}/models/{named[2]}"
+    return re.sub("/{2,}", "/", path) or "/"
+
+
 class Outermost:
     """
-    Gives the request its id and record, answers what went wrong below, then logs and counts it: exactly once.
+    Gives the request its id, record and canonical path, answers what went wrong below, then logs and counts it:
+    exactly once.
 
     `counted`: path -> the `route` label; POSTs of these paths are counted as requests.
     """
@@ -63,33 +80,42 @@ class Outermost:
             await self._app(scope, receive, send)
             return
         began = time.monotonic()
+        came = scope["path"]
+        scope["path"] = canonical(came)
         record = scope["router.record"] = Record(_request_id(scope))
-        sender = _Sender(send, record.id)
+        wire = _Wire(receive, send, record.id)
         try:
-            await self._app(scope, receive, sender)
+            await self._answer(record, scope, wire)
         except ClientLeft:
             record.finish = "left"
-        except Exception as error:
-            record.finish = "error"
-            await self._answer(error, record, scope, receive, sender)
+        except BaseException:  # cancelled: the gateway is stopping
+            record.finish = record.finish if wire.complete else "error"
+            raise
         finally:
-            status = sender.status or (LEFT if record.finish == "left" else 500)
-            self._log(scope, record, status, time.monotonic() - began)
+            status = wire.status or (LEFT if record.finish == "left" else 500)
+            self._log(scope["method"], came, record, status, time.monotonic() - began)
             self._count(scope, record, status)
 
-    async def _answer(
-        self, error: Exception, record: Record, scope: Scope, receive: Receive, sender: _Sender
-    ) -> None:
-        note(error, record)
-        if sender.status is None:
-            await errors.response(error, record.id)(scope, receive, sender)
+    async def _answer(self, record: Record, scope: Scope, wire: _Wire) -> None:
+        """Raises ClientLeft."""
+        try:
+            await self._app(scope, wire.receive, wire.send)
+            if not wire.complete:  # some responses end by themselves when their client leaves
+                raise ClientLeft
+        except ClientLeft:
+            raise
+        except Exception as error:
+            record.finish = "error"
+            note(error, record)
+            if wire.status is None:
+                await errors.response(error, record.id)(scope, wire.receive, wire.send)
 
-    def _log(self, scope: Scope, record: Record, status: int, seconds: float) -> None:
+    def _log(self, method: str, path: str, record: Record, status: int, seconds: float) -> None:
         log.info(
             "request",
             request=record.id,
-            method=scope["method"],
-            path=scope["path"][:200],
+            method=method,
+            path=path[:200],
             status=status,
             model=record.model,
             key=record.key.name if record.key else None,
@@ -105,19 +131,42 @@ class Outermost:
             self._house.metrics.route_requests.labels(route, str(status)).inc()
 
 
-class _Sender:
-    """Passes messages on; remembers the status and adds the request id."""
+class _Wire:
+    """
+    Passes messages on; remembers the status and adds the request id.
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    A server says http.disconnect also when a response is complete, and says it before whoever sent the last
+    byte has returned. That is nobody's leaving: from then on `receive` says nothing.
+    """
+
+    def __init__(self, receive: Receive, send: Send, request_id: str) -> None:
+        self._receive = receive
         self._send = send
         self._request_id = request_id
+        self.complete = False
+        """The last byte was handed to the transport: whoever leaves now has the whole response."""
         self.status: int | None = None
+        """Of the response, once its status line is on the way."""
 
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.disconnect" and self.complete:
+            await asyncio.Event().wait()  # until whoever asks is cancelled
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Raises ClientLeft when the message did not go out."""
+        begins = message["type"] == "http.response.start"
+        if begins:
             MutableHeaders(scope=message)["x-request-id"] = self._request_id
-        await self._send(message)
+        try:
+            await self._send(message)
+        except OSError as error:
+            raise ClientLeft from error
+        if begins:
+            self.status = message["status"]
+        else:
+            self.complete = not message.get("more_body", False)
 
 
 def _request_id(scope: Scope) -> str:
@@ -166,14 +215,15 @@ def _key(scope: Scope, keys: Sequence[Key]) -> Key:
             if hmac.compare_digest(digest, key.sha256.lower()):
                 found = key
     if found is None:
-        raise BadKey("No valid API key: send it as 'Authorization: Bearer ...' or 'x-api-key'.")
+        raise BadKey("No valid API key: send it as 'Authorization: Bearer ...', 'x-api-key' or 'api-key'.")
     return found
 
 
 def _tokens(scope: Scope) -> list[bytes]:
     bearers = [value.partition(b" ") for value in header(scope, b"authorization")]
     tokens = [token.strip() for scheme, _, token in bearers if scheme.lower() == b"bearer"]
-    return [t for t in (*tokens, *header(scope, b"x-api-key")) if t]
+    tokens += [token for name in _KEY_HEADERS for token in header(scope, name)]
+    return [token for token in tokens if token]
 
 
 @dataclass(slots=True)

@@ -241,13 +241,18 @@ def _instance(instance: InstanceView, names: list[str]) -> dict[str, Any]:
 
 
 async def unload_all(request: Request, house: House, record: Record) -> Response:
-    """Busy models drain first; what clients wait for stays, unless ?force. Only for a key that may use every model."""
+    """
+    Busy models drain first; what clients wait for stays, unless ?force. Only for a key that may use every model.
+
+    HEAD changes nothing.
+    """
     if record.key is not None and "*" not in record.key.models:
         raise NotAllowed("This key may not unload every model.")
     force = request.query_params.get("force", "false")
     if force not in ("", "true", "false"):
         raise InvalidRequest("'force' must be true or false.", "force")
-    house.residency.unload(None, force != "false")
+    if request.method != "HEAD":
+        house.residency.unload(None, force != "false")
     return Response("OK", media_type="text/plain")
 
 

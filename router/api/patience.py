@@ -22,7 +22,9 @@ _MOST_POINTS = 100
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """`wait` in seconds; None = as the registry has it."""
+    """
+    `wait`: the most seconds for each lease that the request needs, one for each prompt; None = as the registry has it.
+    """
 
     wait: float | None = None
     points: int | None = None

@@ -31,7 +31,7 @@ class ClientLeft(Exception):
 
 
 class End(enum.Enum):
-    """How a stream ended. REFUSED: by an error before the status line; BROKEN: by one after it."""
+    """How a stream ended. REFUSED: by an error before the status line; BROKEN: by one after it, or cut by us."""
 
     DONE = "done"
     REFUSED = "refused"
@@ -55,9 +55,9 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         leaving = tasks.create_task(_disconnected(receive), name="watch-client")
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         leaving.cancel()
-        if not working.done():
+        if left := not working.done():
             working.cancel()
-    if working.cancelled():
+    if left and working.cancelled():
         raise ClientLeft
     result, error = working.result()
     if error is not None:
@@ -86,7 +86,8 @@ class EventStream(Response):
 
     After `commit` seconds without an event it says 200 all the same, and from then on a comment
     (`waiting()`) after every `pause` seconds of silence. `facts()` are headers if they are known when the
-    status line goes out, else a comment before the first event. `refuse` turns an error into a response,
+    status line goes out, else one comment before the first event: `: served-by=x#1 queue-ms=3 attempts=1`, the
+    names without `x-router-`. `refuse` turns an error into a response,
     `broken` into a last event. `ended` hears how it went, once. Times are seconds.
     """
 
@@ -124,11 +125,11 @@ class EventStream(Response):
         self._sent_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        end = End.LEFT
+        end = End.BROKEN  # unless something else is known: cancelled, or a fault of ours
         try:
             end = await while_connected(receive, self._run(scope, receive, send))
-        except (ClientLeft, OSError):
-            pass
+        except ClientLeft:
+            end = End.LEFT
         finally:
             self._ended(end)
 
@@ -145,9 +146,11 @@ class EventStream(Response):
             for task in (producing, passing, telling):
                 task.cancel()
         end, error = (passing if passing in done else telling).result()
-        if error is not None:
+        if isinstance(error, _SendFailed | TimeoutError):
             raise ClientLeft from error
-        return end or End.LEFT
+        if error is not None:
+            raise error
+        return end or End.BROKEN
 
     async def _produce(self, events: asyncio.Queue[Event]) -> None:
         try:
@@ -160,7 +163,7 @@ class EventStream(Response):
             await events.put(None)
 
     async def _pass_on(self, events: asyncio.Queue[Event], scope: Scope, receive: Receive, send: Send) -> End:
-        """Send what the source gives, and how it ended. Errors that leave here are those of sending."""
+        """Send what the source gives, and how it ended."""
         end = End.DONE
         async with asyncio.timeout(None) as limit:
             patiently = self._patient(send, limit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 
 import msgspec
 
@@ -58,6 +59,14 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     id: str
     prompt: Prompt
     sampling: SamplingParams = SamplingParams()
+
+
+OnPrompt = Callable[[float], None]
+"""Hears how much of a request's prompt has been read, 0 to 1."""
+
+
+def ignore_prompt(read: float) -> None:
+    """For whoever does not want to hear."""
 
 
 class FinishReason(enum.Enum):

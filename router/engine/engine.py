@@ -196,6 +196,10 @@ class Engine:
         """True while a step would do something."""
         return self._scheduler.busy
 
+    def prompts(self) -> list[tuple[str, int, int]]:
+        """How far each prompt has been read that is not read whole: id, tokens read, tokens in all."""
+        return self._scheduler.prompts()
+
     def gauges(self) -> Gauges:
         cache = self._scheduler.cache
         counters = (self._steps, self._prompt_tokens, self._cached_tokens, self._completion_tokens)

@@ -39,6 +39,11 @@ class Scheduler:
     def ids(self) -> list[str]:
         return [*self._running, *(job.id for job in (*self._embedding, *self._waiting))]
 
+    def prompts(self) -> list[tuple[str, int, int]]:
+        """Of each prompt that is being read: its id, how many tokens are in its slot, how many it has."""
+        reading = [seq for seq in self._running.values() if seq.prefilling]
+        return [(seq.id, seq.slot.length, len(seq.prompt)) for seq in reading if seq.slot is not None]
+
     def add(self, job: Job) -> None:
         self._waiting.append(job)
 

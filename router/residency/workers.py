@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from router.domain.generation import Delta, EmbeddingRequest, Embeddings, GenerationRequest
+from router.domain.generation import Delta, EmbeddingRequest, Embeddings, GenerationRequest, OnPrompt
 from router.domain.models import Footprint, LocalModel, Placement
 from router.domain.news import News
 from router.protocol import EngineFacts, EngineGauges
@@ -31,7 +31,7 @@ class Worker(Protocol):
     @property
     def sandbox(self) -> tuple[str, ...]: ...
 
-    def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+    def generate(self, request: GenerationRequest, on_prompt: OnPrompt) -> AsyncGenerator[Delta, None]:
         """Closing it cancels. Raises InvalidRequest, ContextOverflow, WorkerCrashed."""
         ...
 

@@ -48,6 +48,22 @@ class EmbeddingAnswer:
     embeddings: Embeddings
 
 
+@dataclass(slots=True)
+class _Terms:
+    """How a request waits for its lease. `wait`: the seconds that are left to all its attempts; None = the registry's."""
+
+    wait: float | None
+    priority: int | None
+
+    def waited(self, seconds: float) -> None:
+        if self.wait is not None:
+            self.wait = max(self.wait - seconds, 0.0)
+
+
+def _ignore(read: float | None) -> None:
+    """For whoever does not want to hear."""
+
+
 class Dispatcher:
     def __init__(
         self, residency: ResidencyManager, metrics: Metrics, clock: Callable[[], float] = time.monotonic
@@ -63,18 +79,22 @@ class Dispatcher:
         request: GenerationRequest,
         wait: float | None = None,
         priority: int | None = None,
+        on_prompt: Callable[[float | None], None] = _ignore,
     ) -> AsyncIterator[Answer]:
         """
         Answer `request`; leaving the context cancels what still runs and gives the lease back.
 
-        `wait`: the most seconds to wait for a lease (None = the registry's); `priority`: None = the model's.
+        `wait`: the most seconds to wait for a lease (None = the registry's), a second attempt's included;
+        `priority`: None = the model's. `on_prompt` hears how much of the prompt has been read, 0 to 1, and None when
+        the request begins to wait for a lease.
         Raises Unavailable kinds, InvalidRequest and ContextOverflow; the deltas raise WorkerCrashed rather than end early.
         """
 
         began = self._clock()
+        terms = _Terms(wait, priority)
 
         async def attempt(number: int) -> tuple[contextlib.AsyncExitStack, Answer]:
-            return await self._begin(model, request, (wait, priority), number)
+            return await self._begin(model, request, terms, on_prompt, number)
 
         stack, answer = await self._twice(model, attempt)
         self._metrics.first_token.observe(self._clock() - began)
@@ -90,8 +110,11 @@ class Dispatcher:
     ) -> EmbeddingAnswer:
         """One vector per input. Raises like `generate`; embedding twice does no harm."""
 
+        terms = _Terms(wait, priority)
+
         async def attempt(number: int) -> EmbeddingAnswer:
-            async with self._residency.lease(model, wait, priority) as lease:
+            async with contextlib.AsyncExitStack() as stack:
+                lease = await self._lease(stack, model, terms)
                 async with _crash_seen_by_all(lease.worker):
                     embeddings = await lease.worker.embed(request)
                 self._metrics.tokens.labels(model.name, "prompt").inc(embeddings.prompt_tokens)
@@ -112,18 +135,29 @@ class Dispatcher:
         self,
         model: LocalModel,
         request: GenerationRequest,
-        patience: tuple[float | None, int | None],
+        terms: _Terms,
+        on_prompt: Callable[[float | None], None],
         number: int,
     ) -> tuple[contextlib.AsyncExitStack, Answer]:
         async with contextlib.AsyncExitStack() as stack:
-            lease = await stack.enter_async_context(self._residency.lease(model, *patience))
-            deltas = await stack.enter_async_context(contextlib.aclosing(lease.worker.generate(request)))
+            on_prompt(None)
+            lease = await self._lease(stack, model, terms)
+            on_prompt(0.0)
+            generating = contextlib.aclosing(lease.worker.generate(request, on_prompt))
+            deltas = await stack.enter_async_context(generating)
             async with _crash_seen_by_all(lease.worker):
                 first = await anext(deltas, None)
             if first is None:
                 raise WorkerCrashed(f"{model.name} ended its answer without a word.")
             whole = await stack.enter_async_context(contextlib.aclosing(self._whole(model, first, deltas)))
             return stack.pop_all(), Answer(*_served(lease, model), number, whole)
+
+    async def _lease(self, stack: contextlib.AsyncExitStack, model: LocalModel, terms: _Terms) -> Lease:
+        began = self._clock()
+        try:
+            return await stack.enter_async_context(self._residency.lease(model, terms.wait, terms.priority))
+        finally:
+            terms.waited(self._clock() - began)
 
     async def _whole(
         self, model: LocalModel, first: Delta, rest: AsyncIterator[Delta]

@@ -15,7 +15,14 @@ import msgspec
 
 from router import protocol
 from router.domain.errors import ContextOverflow, InvalidRequest, RouterError, WorkerCrashed
-from router.domain.generation import Delta, EmbeddingRequest, Embeddings, GenerationRequest
+from router.domain.generation import (
+    Delta,
+    EmbeddingRequest,
+    Embeddings,
+    GenerationRequest,
+    OnPrompt,
+    ignore_prompt,
+)
 from router.domain.models import Footprint
 from router.protocol import EngineFacts, EngineGauges
 from router.runtime.process import WorkerProcess
@@ -47,15 +54,18 @@ class WorkerClient:
         process.on_event = self._on_event
         process.on_gone = self._on_gone
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+    async def generate(
+        self, request: GenerationRequest, on_prompt: OnPrompt = ignore_prompt
+    ) -> AsyncGenerator[Delta, None]:
         """
         The deltas of one generation; the last has a finish reason. Closing it early cancels.
 
-        A consumer that is slower than the worker gets fewer, longer deltas.
+        A consumer that is slower than the worker gets fewer, longer deltas. `on_prompt` hears a few times a second
+        how far a long prompt has been read, until the first delta.
         Raises InvalidRequest, ContextOverflow, WorkerCrashed.
         """
         id = self._new_id()
-        stream = self._streams[id] = _Stream()
+        stream = self._streams[id] = _Stream(on_prompt)
         try:
             self._send(id, protocol.Generate(msgspec.structs.replace(request, id=id)))
             while True:
@@ -114,6 +124,9 @@ class WorkerClient:
                 for piece in event.pieces:
                     if stream := self._streams.get(piece.id):
                         stream.push(piece.delta)
+            case protocol.PromptProgress():
+                if stream := self._streams.get(event.id):
+                    stream.on_prompt(min(max(event.read / max(event.total, 1), 0.0), 1.0))
             case protocol.Failed():
                 self._fail(event.id, _error(event))
             case protocol.Embedded():
@@ -153,7 +166,8 @@ class WorkerClient:
 class _Stream:
     """Deltas of one generation that nobody has taken yet, kept as one: bounded by the answer's own length."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_prompt: OnPrompt) -> None:
+        self.on_prompt = on_prompt
         self._pending: list[Delta] = []
         self._error: RouterError | None = None
         self._news = asyncio.Event()

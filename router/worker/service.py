@@ -37,6 +37,8 @@ from router.worker.link import GatewayGone, Link
 from router.worker.sandbox import Sandbox, SandboxMissing
 
 _PROGRESS_EVERY = 0.05
+_PROMPTS_EVERY = 0.25
+"""Seconds between two looks at how far prompts have been read."""
 
 Job = Sequence | EmbeddingJob
 Order = Job | protocol.Load | protocol.DryRun | protocol.Cancel | protocol.Stop
@@ -67,6 +69,7 @@ class Service:
         self._busy = False
         self._loading = False
         self._progress_due = 0.0
+        self._prompts_due = 0.0
 
     def greet(self) -> None:
         """The first frame: who we are."""
@@ -183,9 +186,17 @@ class Service:
         for output in outputs:
             if (final := _final(output)) is not None:
                 self._send_final(output.id, final)
+        self._send_prompts(engine)
 
     def _send_step(self, engine: Engine, pieces: list[protocol.Piece]) -> None:
         self._link.send(protocol.Step(tuple(pieces), gauges(engine)))
+
+    def _send_prompts(self, engine: Engine) -> None:
+        now = time.monotonic()
+        if now >= self._prompts_due:
+            self._prompts_due = now + _PROMPTS_EVERY
+            for id, read, total in engine.prompts():
+                self._link.send(protocol.PromptProgress(id, read, total))
 
     def _send_final(self, id: str, event: protocol.Embedded | protocol.Failed) -> None:
         try:

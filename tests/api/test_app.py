@@ -22,8 +22,8 @@ from tests.scene import A, B, Scene, scene, until
         ("/v1/chat/completions", "GET", "POST"),
         ("/models/load", "GET", "POST"),
         ("/metrics", "POST", "GET, HEAD"),
-        ("/unload", "DELETE", "GET, POST"),
-        ("/v1/models", "PUT", "GET"),
+        ("/unload", "DELETE", "GET, HEAD, POST"),
+        ("/v1/models", "PUT", "GET, HEAD"),
     ],
 )
 async def test_a_wrong_method_is_405_in_the_usual_envelope(path: str, method: str, allowed: str) -> None:
@@ -33,7 +33,7 @@ async def test_a_wrong_method_is_405_in_the_usual_envelope(path: str, method: st
     assert call.headers["allow"] == allowed
 
 
-@pytest.mark.parametrize("path", ["/nowhere", "/v1", "/v1/chat/completions/", "/v1/messages", "//"])
+@pytest.mark.parametrize("path", ["/nowhere", "/v1", "/v1/../livez", "/livez/.", "/v1/messages"])
 async def test_an_unknown_path_is_404_in_the_usual_envelope(path: str) -> None:
     async with scene() as house:
         call = await house.ask("GET", path)

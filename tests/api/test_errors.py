@@ -13,11 +13,13 @@ from router.api.errors import (
     BadHttp,
     BadKey,
     BodyTooLarge,
+    BodyTooSlow,
     ForeignPage,
     HeadTooLarge,
     HeadTooSlow,
     NoSuchPath,
     NotAllowed,
+    RateLimited,
     TooManyConnections,
     WrongHost,
     WrongMethod,
@@ -90,6 +92,50 @@ def test_the_answer_has_its_status_and_all_four_fields(
 )
 def test_retry_after_is_whole_seconds_up_to_two_minutes(seconds: float | None, header: str) -> None:
     assert errors.response(domain.QueueFull("x", seconds), "r1").headers["retry-after"] == header
+
+
+FINAL: tuple[Exception, ...] = (
+    domain.DoesNotFit("x"),
+    domain.LoadFailed("x"),
+    domain.OverBudget("x", "big", "day", 9.0),
+    *(domain.UpstreamUnavailable("x", "big", reason) for reason in ("setup", "key", "address")),
+)
+LATER: tuple[Exception, ...] = (
+    domain.QueueFull("x", 3),
+    domain.LeaseTimeout("x", 3),
+    domain.LoadFailed("x", 3),
+    domain.DoesNotFitNow("x", 3),
+    domain.ModelBusy("m", 1),
+    domain.WorkerCrashed("x", 1),
+    domain.ShuttingDown("x"),
+    domain.UpstreamUnavailable("x", "big", "status"),
+    domain.SpendUnknown("x", "big"),
+    domain.UpstreamBroken("x", "big"),
+    RateLimited("x", 3),
+    BodyTooSlow("x"),
+    HeadTooSlow("x"),
+    TooManyConnections("x", 1),
+    ValueError("unexpected"),
+)
+"""With one of each row whose status makes clients try again."""
+
+
+def test_of_each_row_that_invites_a_retry_it_is_known_whether_one_helps() -> None:
+    inviting = {kind for kind, row in TABLE.items() if row.status in (408, 409, 429) or row.status >= 500}
+    assert inviting <= {type(error) for error in (*FINAL, *LATER)}
+
+
+@pytest.mark.parametrize("error", FINAL, ids=lambda e: type(e).__name__)
+def test_where_no_retry_helps_it_is_said_in_a_header_and_in_a_stream_in_a_comment(error: Exception) -> None:
+    headers = errors.response(error, "r1").headers
+    assert (headers["x-should-retry"], "retry-after" in headers) == ("false", False)
+    assert errors.event(error, "r1").startswith(b": should-retry=false\n\ndata: ")
+
+
+@pytest.mark.parametrize("error", LATER, ids=lambda e: type(e).__name__)
+def test_where_a_retry_may_help_it_is_not_forbidden(error: Exception) -> None:
+    assert "x-should-retry" not in errors.response(error, "r1").headers
+    assert errors.event(error, "r1").startswith(b"data: ")
 
 
 def test_what_can_never_fit_says_that_a_retry_is_pointless() -> None:

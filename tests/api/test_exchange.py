@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 
 import httpx2
@@ -251,3 +252,23 @@ async def test_a_gateway_that_is_stopped_counts_what_it_cut(house: Scene) -> Non
     await call.done()
     assert leases(house) == 0
     assert sum(outcomes(house).values()) == 1
+
+
+async def test_a_silent_stream_says_what_it_waits_for_then_how_far_its_prompt_is_then_that_it_is_answered() -> (
+    None
+):
+    async with scene(commit_seconds=0, comment_seconds=0.001) as house:
+        load, begin, end = (asyncio.Event() for _ in range(3))
+        house.launcher.gates[A.name] = load
+        house.launcher.scripts[A.name] = [[0.4, begin, "Hello", end]]
+        call = stream(house)
+        await call.until(f": loading {A.name}")
+        load.set()
+        await call.until(": reading the prompt, 40 %")
+        begin.set()
+        await call.until("Hello")
+        await call.until(": writing the answer")
+        end.set()
+        await call.done()
+    order = [re.sub(r"\W.*", "", comment) for comment in call.comments]
+    assert list(dict.fromkeys(order)) == ["loading", "reading", "served", "writing"]

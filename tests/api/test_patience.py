@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import openai
 import pytest
 
 from router.api.patience import Patience, patience
 from router.domain.errors import InvalidRequest
 from router.domain.models import Limits
+from tests.api.door import served
 from tests.local import local_model
-from tests.scene import A, B, chat_body, scene, until
+from tests.scene import A, B, Scene, chat_body, scene, until
 
 LIMITS = Limits(max_wait=60)
 
@@ -92,3 +95,43 @@ async def test_the_priority_of_a_request_decides_who_is_next() -> None:
             await call.done()
         asked = [request.prompt.messages[0].content for request in house.launcher.worker(A).requests[2:]]  # type: ignore[union-attr]
         assert asked == ["p0", "p-1", "p-2"]
+
+
+async def crowded(house: Scene, client: openai.AsyncOpenAI, **headers: str) -> tuple[Any, asyncio.Event]:
+    """Two prompts in a stream; when the first is answered its slot goes to another client, so the second waits."""
+    first, rest = asyncio.Event(), asyncio.Event()
+    house.launcher.scripts[A.name] = [[rest], ["Hello", first], [rest]]
+    house.call("POST", "/v1/completions", {"model": A.name, "prompt": "filler"})
+    await until(lambda: A.name in house.launcher.workers and house.launcher.worker(A).running == 1)
+    stream = await client.completions.create(
+        model=A.name, prompt=["first", "second"], stream=True, extra_headers=headers
+    )
+    house.call("POST", "/v1/completions", {"model": A.name, "prompt": "other"})
+    await until(lambda: house.house.residency.view().waiting == {A.name: 1})
+    first.set()
+    return stream, rest
+
+
+async def test_every_prompt_of_a_stream_waits_as_long_as_the_request_says() -> None:
+    async with scene(A, B) as house, served(house) as url:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+            stream, rest = await crowded(house, client, **{"x-router-max-wait": "0"})
+            async with asyncio.timeout(20):
+                with pytest.raises(openai.APIError, match="not ready within"):
+                    async for _ in stream:
+                        pass
+            rest.set()
+
+
+async def test_every_prompt_of_a_stream_is_as_urgent_as_the_request_says() -> None:
+    async with scene(A, B) as house, served(house) as url:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+            stream, rest = await crowded(house, client, **{"x-router-priority": "-1"})
+            asked = house.launcher.worker(A).requests
+            await until(lambda: len(asked) == 3 and house.house.residency.view().waiting == {A.name: 1})
+            house.call("POST", "/v1/completions", {"model": A.name, "prompt": "late"})
+            await until(lambda: house.house.residency.view().waiting == {A.name: 2})
+            rest.set()
+            async for _ in stream:
+                pass
+            assert [request.prompt.text for request in asked[2:]] == ["other", "late", "second"]  # type: ignore[union-attr]

@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+import openai
 import pytest
 
 from tests.e2e.conftest import Start
@@ -84,3 +85,28 @@ def test_a_truncated_file_retires_its_model_and_the_gateway_serves_on(start: Sta
     gateway.until(lambda: not gateway.workers())
     assert refusal(gateway)
     assert gateway.http.get("/livez").status_code == 200
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
+def test_a_missing_and_a_broken_file_tell_clients_not_to_ask_again_and_a_failed_load_when_to(
+    start: Start, tmp_path: Path, demo_models: dict[str, Path], streamed: bool
+) -> None:
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF" + b"\xff" * 4096)
+    fails = tmp_path / "fails.gguf?fail=load"
+    fails.symlink_to(demo_models["q4_1"])
+    paths = {"missing": tmp_path / "missing.gguf", "broken": tmp_path / "broken.gguf", "fails": fails}
+    gateway = start("--backend", "echo", models={name: {"path": str(path)} for name, path in paths.items()})
+    patient = gateway.openai.with_options(max_retries=2)
+    for name in ("missing", "broken"):
+        with pytest.raises(openai.InternalServerError) as refused:
+            patient.completions.create(model=name, prompt="Hi", stream=streamed)
+        headers = refused.value.response.headers
+        assert (headers["x-should-retry"], "retry-after" in headers) == ("false", False)
+        gateway.until(lambda name=name: gateway.total("router_requests_total", model=name) > 0)  # type: ignore[misc]
+        assert gateway.total("router_requests_total", model=name, code="503") == 1
+        load = gateway.http.post("/models/load", json={"model": name})
+        assert (load.status_code, load.headers["x-should-retry"]) == (503, "false")
+    with pytest.raises(openai.InternalServerError) as refused:
+        gateway.openai.completions.create(model="fails", prompt="Hi", stream=streamed)
+    headers = refused.value.response.headers
+    assert ("x-should-retry" in headers, int(headers["retry-after"]) >= 1) == (False, True)

@@ -60,6 +60,7 @@ class Split:
         headers = {
             "authorization": f"Bearer {key}",
             "x-api-key": key,
+            "api-key": key,
             "cookie": key,
             **more.pop("headers", {}),
         }

@@ -128,5 +128,18 @@ def test_a_job_can_be_removed_wherever_it_is_and_its_slot_is_free():
     assert scheduler.cache.busy == 0
 
 
+def test_prompts_are_told_until_they_are_read():
+    scheduler = Scheduler(slots=2, context=100, width=4)
+    scheduler.add(sequence("a", 10))
+    assert scheduler.prompts() == []
+    admit(scheduler)
+    assert scheduler.prompts() == [("a", 0, 10)]
+    run(scheduler)
+    assert scheduler.prompts() == [("a", 4, 10)]
+    run(scheduler)
+    run(scheduler)
+    assert scheduler.prompts() == []
+
+
 def test_removing_who_is_not_there_is_no_error():
     assert Scheduler(slots=1, context=100, width=32).remove("a") is None

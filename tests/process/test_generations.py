@@ -31,6 +31,18 @@ async def test_an_answer_streams_through_a_real_process(launcher: ProcessLaunche
     assert len(deltas) > 2
 
 
+async def test_how_far_a_long_prompt_is_read_is_told_until_the_first_delta(launcher: ProcessLauncher) -> None:
+    engine = EngineOptions(context=512, slots=2, ubatch=16)
+    async with launch(launcher, "m#1", echo("step_ms=40", engine), quiet) as worker:
+        told: list[float] = []
+        async with aclosing(worker.generate(ask("x" * 400), told.append)) as deltas:
+            await anext(deltas)
+            until_then = list(told)
+    assert len(told) == len(until_then) > 1
+    assert told == sorted(told)
+    assert 0.0 < told[0] < told[-1] < 1.0
+
+
 async def test_two_answers_run_side_by_side(launcher: ProcessLauncher) -> None:
     async with launch(launcher, "m#1", echo("step_ms=2"), quiet) as worker:
         async with asyncio.TaskGroup() as tasks:

@@ -8,7 +8,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from router.domain.errors import LoadFailed, WorkerCrashed
-from router.domain.generation import Delta, EmbeddingRequest, Embeddings, FinishReason, GenerationRequest
+from router.domain.generation import (
+    Delta,
+    EmbeddingRequest,
+    Embeddings,
+    FinishReason,
+    GenerationRequest,
+    OnPrompt,
+    ignore_prompt,
+)
 from router.domain.models import Footprint, LocalModel, Placement
 from router.domain.news import Freed, News, Progress, Stuck
 from router.protocol import EngineFacts, EngineGauges
@@ -24,7 +32,9 @@ class FakeWorker:
         self.sandbox = ("seccomp",)
         self.gone = asyncio.Event()
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+    async def generate(
+        self, request: GenerationRequest, on_prompt: OnPrompt = ignore_prompt
+    ) -> AsyncGenerator[Delta, None]:
         if self.gone.is_set():
             raise WorkerCrashed("it is dead")
         yield Delta("word", 1, FinishReason.STOP)

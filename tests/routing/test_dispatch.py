@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 from collections.abc import AsyncIterator
 
 import pytest
@@ -17,6 +19,8 @@ from router.domain.generation import (
     Usage,
 )
 from router.routing import dispatch
+from router.routing.dispatch import Dispatcher
+from router.telemetry import Metrics
 from tests.scene import A, Scene, scene
 
 REQUEST = GenerationRequest("g1", TextPrompt("Hi"))
@@ -84,7 +88,7 @@ async def test_a_worker_that_fails_and_lives_is_tried_again_after_a_short_wait(
     worker = house.launcher.worker()
     real, calls = worker.generate, []
 
-    async def failing(request: GenerationRequest) -> AsyncIterator[Delta]:
+    async def failing(request: GenerationRequest, *_: object) -> AsyncIterator[Delta]:
         calls.append(request)
         if len(calls) == 1:
             raise EngineFailed("decode failed")
@@ -94,6 +98,41 @@ async def test_a_worker_that_fails_and_lives_is_tried_again_after_a_short_wait(
     worker.generate = failing  # type: ignore[method-assign,assignment]
     assert await words(house) == (["Hello", ""], 2)
     assert len(house.launcher.workers[A.name]) == 1
+
+
+class Dying:
+    """Gives no lease: who waits for one finds its worker dead."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[float | None, int | None]] = []
+
+    @contextlib.asynccontextmanager
+    async def lease(self, model: object, wait: float | None, priority: int | None) -> AsyncIterator[None]:
+        self.asked.append((wait, priority))
+        raise WorkerCrashed("gone")
+        yield
+
+
+@pytest.mark.parametrize(("wait", "left"), [(30.0, 25.0), (2.0, 0.0), (None, None)])
+async def test_a_second_attempt_has_the_priority_and_what_is_left_of_the_wait(
+    wait: float | None, left: float | None
+) -> None:
+    dying, clock = Dying(), itertools.count(0.0, 5.0)  # five seconds between any two looks
+    dispatcher = Dispatcher(dying, Metrics(), lambda: next(clock))  # type: ignore[arg-type]
+    with pytest.raises(WorkerCrashed):
+        await dispatcher.embed(A, EmbeddingRequest("e1", ("x",)), wait, -1)
+    with pytest.raises(WorkerCrashed):
+        async with dispatcher.generate(A, REQUEST, wait, -1):
+            pass
+    assert dying.asked == [(wait, -1), (left, -1)] * 2
+
+
+async def test_who_asked_hears_when_it_waits_and_when_its_prompt_is_read(house: Scene) -> None:
+    house.launcher.scripts[A.name] = [[WorkerCrashed("gone")], ["Hello"]]
+    told: list[float | None] = []
+    async with house.house.dispatcher.generate(A, REQUEST, on_prompt=told.append):
+        pass
+    assert told == [None, 0.0, None, 0.0]
 
 
 @pytest.mark.parametrize("error", [InvalidRequest("no"), LoadFailed("no")])
@@ -108,7 +147,7 @@ async def test_an_answer_without_an_end_is_an_error_and_never_a_short_answer(hou
     await words(house)
     worker = house.launcher.worker()
 
-    async def cut(request: GenerationRequest) -> AsyncIterator[Delta]:
+    async def cut(request: GenerationRequest, *_: object) -> AsyncIterator[Delta]:
         yield Delta("Hel", 1)
 
     worker.generate = cut  # type: ignore[method-assign,assignment]
@@ -120,7 +159,7 @@ async def test_an_answer_without_a_word_is_a_crash(house: Scene, monkeypatch: py
     monkeypatch.setattr(dispatch, "GONE_SECONDS", 0.0)
     await words(house)
 
-    async def silent(request: GenerationRequest) -> AsyncIterator[Delta]:
+    async def silent(request: GenerationRequest, *_: object) -> AsyncIterator[Delta]:
         return
         yield
 

@@ -45,6 +45,20 @@ async def test_a_generation_ends_with_the_delta_that_has_a_finish_reason() -> No
     assert len(process.sent) == 1  # no Cancel after the last word
 
 
+async def test_how_far_the_prompt_is_read_reaches_its_own_request_within_bounds() -> None:
+    def answer(process: FakeProcess, command: protocol.Command) -> None:
+        assert isinstance(command, protocol.Generate)
+        id = command.request.id
+        for read, total in ((1, 4), (9, 4), (-9, 4), (0, 0)):
+            process.on_event(protocol.PromptProgress(id, read, total))
+        process.on_event(protocol.PromptProgress("nobody", 1, 2))
+        process.on_event(step(id, LAST))
+
+    told: list[float] = []
+    assert [delta async for delta in client(FakeProcess(answer)).generate(REQUEST, told.append)] == [LAST]
+    assert told == [0.25, 1.0, 0.0, 0.0]
+
+
 async def test_two_requests_with_one_id_do_not_meet() -> None:
     process = FakeProcess()
     worker = client(process)

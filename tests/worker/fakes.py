@@ -49,6 +49,7 @@ class FakeEngine:
     embeddings: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
     steps: int = 0
+    reading: list[tuple[str, int, int]] = field(default_factory=list)
     vector: bytes = b"\0" * 4
     closed: bool = False
 
@@ -98,6 +99,9 @@ class FakeEngine:
             return Progressed(id, Delta(text, 1))
         del self.running[id]
         return Finished(id, Delta(text, 1, FinishReason.STOP, Usage(1, 3)))
+
+    def prompts(self) -> list[tuple[str, int, int]]:
+        return self.reading
 
     def gauges(self) -> Gauges:
         return Gauges(slots_busy=len(self.running), steps=self.steps)

@@ -147,6 +147,19 @@ def test_a_cancel_ends_the_generation_and_frees_the_slot() -> None:
     assert after.gauges.slots_busy == 0
 
 
+def test_how_far_prompts_are_read_is_told_a_few_times_a_second() -> None:
+    with loaded() as worker:
+        worker.engine.reading = [("1", 2, 8)]
+        worker.gateway.send(generate("1", "endless"))
+        events = worker.gateway.until(
+            lambda event: isinstance(event, protocol.Step) and event.gauges.steps > 50
+        )
+        told = [event for event in events if isinstance(event, protocol.PromptProgress)]
+        assert told[0] == protocol.PromptProgress("1", 2, 8)
+        worker.gateway.until(lambda event: isinstance(event, protocol.PromptProgress))
+    assert len(told) < 50
+
+
 def test_a_cancel_of_an_unknown_id_has_no_answer() -> None:
     with loaded() as worker:
         worker.gateway.send(protocol.Cancel("nobody"), protocol.Ping(1))
