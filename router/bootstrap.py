@@ -12,7 +12,7 @@ import errno
 import gc
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import uvicorn
 
@@ -30,12 +30,11 @@ from router.routing.dispatch import Dispatcher
 from router.routing.journey import Journeys
 from router.routing.peers import Peers
 from router.runtime import heat
-from router.runtime.launcher import ProcessLauncher
+from router.runtime.launcher import ProcessLauncher, usable
 from router.runtime.spares import Spares
 from router.runtime.weighing import Weighing
 from router.settings import MANY_CORES, Settings, cores
 from router.sizing import devices
-from router.sizing.devices import Device
 from router.sizing.ledger import Ledger
 from router.sizing.meter import Meter
 from router.sizing.thermals import Thermals
@@ -116,6 +115,7 @@ async def _run(
         report=lambda outcome, _: metrics.registry_reloads.labels(outcome).inc(),
     )
     registry = await catalog.start()
+    metrics.on_scrape(lambda: metrics.broken_models.set(catalog.current.broken))
     check_open(settings, registry)
     async with contextlib.AsyncExitStack() as stack:
         core = Residency(registry.budgets, registry.limits)
@@ -137,15 +137,6 @@ async def _run(
         await _serve_http(
             settings, house, listener, lambda: ready(registry, _url(listener)) if ready else None
         )
-
-
-async def usable(launcher: ProcessLauncher, found: Sequence[Device]) -> tuple[Device, ...]:
-    """A GPU that the engine was not built for is none: its models would all fail there."""
-    gpus = [device.name for device in found if device.kind == "cuda"]
-    if not gpus or await launcher.offloads():
-        return tuple(found)
-    log.warning("the engine was built without GPU support; models go to host memory", gpus=gpus)
-    return tuple(device for device in found if device.kind != "cuda")
 
 
 async def _serve_http(

@@ -6,9 +6,10 @@ The one rule: label values come from the registry or from a fixed list, never fr
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import structlog
@@ -110,6 +111,9 @@ class Metrics:
         )
         self.model_bytes = self._gauge("router_model_bytes", "Bytes a model needs", "model", "kind")
         """kind: estimated | measured"""
+        self.broken_models = self._gauge(
+            "router_broken_models", "Models of the registry that cannot be loaded as it is"
+        )
         self.model_loaded = self._gauge("router_model_loaded", "1 while the model is ready", "model")
         self.slots_busy = self._gauge("router_slots_busy", "Slots with a running request", "model")
         self.waiting = self._gauge("router_waiting_requests", "Requests that wait for a lease", "model")
@@ -204,6 +208,20 @@ def configure_logging(level: str = "info", json: bool | None = None) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Nothing is logged meanwhile: for a command that tells all that it has to tell by itself."""
+    before = structlog.get_config()
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
+        cache_logger_on_first_use=False,
+    )
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
 
 
 def logger(room: str) -> structlog.typing.FilteringBoundLogger:

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from router.api import embeddings, listing, openai, openapi, operations
+from router.api import admin, embeddings, listing, openai, openapi, operations
 from router.api.errors import NoSuchPath, WrongMethod
 from router.api.exchange import COST, FACTS
 from router.api.house import House, Record
@@ -59,6 +59,7 @@ TABLE: tuple[Row, ...] = (
     Row("/props", {"GET": operations.props}),
     Row("/running", {"GET": operations.running}),
     Row("/unload", {"GET": operations.unload_all, "POST": operations.unload_all}),
+    Row("/admin/reload", {"POST": admin.reload}),
     Row("/", {"GET": operations.root, "HEAD": operations.root}),
     Row("/health", {"GET": operations.readyz, "HEAD": operations.readyz}),
     Row("/livez", {"GET": operations.livez, "HEAD": operations.livez}),

@@ -58,7 +58,7 @@ async def readyz(request: Request, house: House, record: Record) -> Response:
         "status": "stopping" if view.shutting_down else "ok",
         "version": __version__,
         "models": len(registry.models),
-        "broken_models": sum(m.problem is not None for m in registry.models.values()),
+        "broken_models": registry.broken,
         "failed_models": len(view.failed),
         "loaded_instances": sum(i.phase == "ready" for i in view.instances),
         "waiting_requests": sum(view.waiting.values()),

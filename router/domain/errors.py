@@ -11,6 +11,8 @@ The error tree. Errors carry facts; `api.errors` alone knows their HTTP status.
     + LeaseTimeout
     + DoesNotFit         never: no retry helps
     + LoadFailed
+      x ModelRefused       by the engine: no memory and no retry helps
+      x FileChanged        the file is another one than the registry described
     + WorkerCrashed
     + ShuttingDown
   x UpstreamError        the cloud said no
@@ -104,6 +106,14 @@ class LoadFailed(Unavailable):
     ) -> None:
         super().__init__(message, retry_after)
         self.out_of_memory = out_of_memory
+
+
+class ModelRefused(LoadFailed):
+    """The engine does not run this file with these options: true until one of the three changes."""
+
+
+class FileChanged(LoadFailed):
+    """The path names other bytes than when the registry was read: it has to be read again first."""
 
 
 class WorkerCrashed(Unavailable):
