@@ -124,7 +124,7 @@ async def _run(
         applied.append(lambda new: residency.reconcile(new.models, new.budgets, new.limits))
         applied.append(lambda new: cloud.reconcile(new.upstreams))
         apply(registry)
-        dispatcher = Dispatcher(residency, metrics)
+        dispatcher = Dispatcher(residency, metrics, reread=catalog.reread)
         peers = Peers(cloud.models, lambda: catalog.current.upstreams.values())
         house = House(
             settings, catalog, residency, dispatcher, metrics, cloud, Journeys(cloud, metrics), peers

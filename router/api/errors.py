@@ -95,7 +95,6 @@ TABLE: dict[type[domain.RouterError], Row] = {
     domain.DoesNotFit: Row(503, _SERVER, "insufficient_vram"),
     domain.LoadFailed: Row(503, _SERVER, "model_load_failed"),
     domain.ModelRefused: Row(503, _SERVER, "model_load_failed"),
-    domain.FileChanged: Row(503, _SERVER, "model_load_failed"),
     domain.WorkerCrashed: Row(502, _SERVER, "worker_crashed"),
     domain.ShuttingDown: Row(503, _SERVER, "shutting_down"),
     domain.UpstreamRefused: Row(400, _CALLER, None),  # its own status and fields: see `row`

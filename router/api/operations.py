@@ -79,7 +79,7 @@ async def metrics(request: Request, house: House, record: Record) -> Response:
 
 async def load(request: Request, house: House, record: Record) -> Response:
     """Answers at once; the loading goes on behind it, and /models/sse tells how."""
-    model = await _named(request, house, record)
+    model = await house.dispatcher.latest(await _named(request, house, record))
     if model.problem is not None:
         raise LoadFailed(f"The model {model.name!r} cannot be loaded: {model.problem}")
     house.background.start(f"load {model.name}", _load(house, model))
@@ -88,7 +88,7 @@ async def load(request: Request, house: House, record: Record) -> Response:
 
 async def _load(house: House, model: LocalModel) -> None:
     try:
-        await house.residency.load(model)
+        await house.dispatcher.load(model)
     except RouterError as error:
         log.warning("an operator's load failed", model=model.name, reason=str(error))
 

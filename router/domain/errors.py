@@ -12,7 +12,6 @@ The error tree. Errors carry facts; `api.errors` alone knows their HTTP status.
     + DoesNotFit         never: no retry helps
     + LoadFailed
       x ModelRefused       by the engine: no memory and no retry helps
-      x FileChanged        the file is another one than the registry described
     + WorkerCrashed
     + ShuttingDown
   x UpstreamError        the cloud said no
@@ -110,10 +109,6 @@ class LoadFailed(Unavailable):
 
 class ModelRefused(LoadFailed):
     """The engine does not run this file with these options: true until one of the three changes."""
-
-
-class FileChanged(LoadFailed):
-    """The path names other bytes than when the registry was read: it has to be read again first."""
 
 
 class WorkerCrashed(Unavailable):

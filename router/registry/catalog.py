@@ -120,6 +120,21 @@ class Catalog:
                 case registry:
                     return registry
 
+    async def reread(self, model: LocalModel) -> LocalModel | None:
+        """
+        The model of now, if its file is another one than when `model` was read; None if it is not, or if it is gone.
+
+        For who could not use `model`: the poll may not have seen yet what lies there. Raises RegistryInvalid.
+        """
+        now = self.current.models.get(model.name)
+        if now is None or now.file != model.file:
+            return now
+        seen = dict(self._seen.models) if self._seen else {}
+        if await asyncio.to_thread(files.glance, Path(model.path)) == seen.get(model.path):
+            return None
+        log.info("a model's file changed; the registry is read again", model=model.name)
+        return (await self.reload()).models.get(model.name)
+
     async def _lead(self, mine: asyncio.Future[Registry | RegistryInvalid]) -> None:
         try:
             while self._running is not None:

@@ -295,3 +295,31 @@ async def test_a_model_that_the_engine_refuses_is_broken_at_start_and_refused_in
     await rig.start()
     rig.folder.write(TWO)
     assert await rig.refused() == ["registry.yaml:4:3: models.b: unknown model architecture"]
+
+
+# A model's file ------------------------------------------------------------------------------------------
+
+
+async def test_a_model_is_read_again_only_when_its_file_is_another_one(rig: Rig) -> None:
+    catalog = await rig.start(TWO)
+    first = catalog.current.models["a"]
+    assert await catalog.reread(first) is None
+    assert await catalog.reread(catalog.current.models["b"]) is None  # missing as before
+    assert rig.loads == 0
+    rig.folder.model(width=64)
+    fresh = await catalog.reread(first)
+    assert fresh is not None
+    assert fresh.file != first.file
+    assert (await catalog.reread(first), rig.loads) == (fresh, 1)
+    rig.folder.model("b.gguf")
+    found = await catalog.reread(catalog.current.models["b"])
+    assert found is not None
+    assert found.problem is None
+
+
+async def test_a_model_whose_registry_cannot_be_read_again_is_not(rig: Rig) -> None:
+    catalog = await rig.start()
+    rig.folder.model(width=64)
+    rig.folder.write(ONE + "  b: 3\n")
+    with pytest.raises(RegistryInvalid):
+        await catalog.reread(catalog.current.models["a"])
