@@ -145,7 +145,8 @@ class Catalog:
         finally:
             mine.cancel()  # no effect on a future that is done
             self._running = None if self._running is mine else self._running
-            self._next = None if self._next is mine else self._next
+            if self._next is mine:  # whoever else wants it by force says so again
+                self._next, self._force = None, False
 
     async def _attempt(self, force: bool) -> Registry | RegistryInvalid:
         # Looked at before it is read: what changes while we read is seen by the next look.

@@ -126,8 +126,36 @@ def test_a_start_with_a_budget_for_nobody_serves_what_it_can(start: Start, tmp_p
     assert "the budget of host is 2 MiB" in ask(gateway, "good")[1]
 
 
-def router(gateway: Gateway, *words: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "ROUTER_URL": gateway.url}
+def test_check_and_the_gateway_agree(start: Start, tmp_path: Path) -> None:
+    """45 MiB hold what llama.cpp says of the model, and not what the formula says."""
+    small = {**good(tmp_path), "context": 256, "slots": 1}
+    gateway = start(models={"good": small}, budget="45MiB")
+    assert ask(gateway, "good")[0] == 200
+    checked = check(gateway, tmp_path)
+    assert (checked.returncode, "good" in checked.stdout) == (0, True), checked.stdout + checked.stderr
+    gateway.edit(models={"good": small, **every(tmp_path)})
+    gateway.eventually("registry edit refused")
+    refusal = gateway.http.post("/admin/reload").json()["error"]["message"].splitlines()
+    checked = check(gateway, tmp_path)
+    assert checked.returncode == 2
+    assert [line for line in refusal if f"warning: {line}" not in checked.stderr] == []
+
+
+def test_a_ttl_of_zero_unloads_after_each_request_as_the_hint_says(start: Start, tmp_path: Path) -> None:
+    gateway = start(models={"good": {**good(tmp_path), "ttl": "0s"}}, budget=ONE_MODEL)
+    assert ask(gateway, "good")[0] == 200
+    gateway.until(lambda: not gateway.workers())
+    assert gateway.total("router_evictions_total", reason="idle") == 1
+    gateway.edit(models={"good": {**good(tmp_path), "ttl": -1}})
+    gateway.eventually("write never: it stays until its memory is needed")
+
+
+def check(gateway: Gateway, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    return router(gateway, "check", str(gateway.registry), cache=tmp_path / "cache")
+
+
+def router(gateway: Gateway, *words: str, cache: Path = Path("cache")) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "ROUTER_URL": gateway.url, "ROUTER_CACHE": str(cache)}
     return subprocess.run(
         [sys.executable, "-m", "router", *words],
         env=env,

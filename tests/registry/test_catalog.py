@@ -323,3 +323,19 @@ async def test_a_model_whose_registry_cannot_be_read_again_is_not(rig: Rig) -> N
     rig.folder.write(ONE + "  b: 3\n")
     with pytest.raises(RegistryInvalid):
         await catalog.reread(catalog.current.models["a"])
+
+
+async def test_the_force_of_who_went_away_is_not_the_next_ones(rig: Rig) -> None:
+    catalog = await rig.start(ROOMY)
+    gate, inside = rig.hold_refine()
+    async with asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(catalog.reload())
+        await inside.wait()
+        forced = tasks.create_task(catalog.reload(force=True))
+        await asyncio.sleep(0)
+        forced.cancel()
+        await asyncio.wait({forced})
+        gate.set()
+    assert first.result() == catalog.current
+    rig.folder.write(TIGHT)
+    await rig.refused()
