@@ -84,6 +84,7 @@ def test_an_edit_that_adds_what_llama_cpp_refuses_is_refused_at_its_line(
 
 def test_an_option_that_llama_cpp_refuses_is_told_too(start: Start, tmp_path: Path) -> None:
     gateway = start(models={"q8": {**good(tmp_path), "kv_type": "q8_0"}}, budget=ONE_MODEL)
+    assert statuses(gateway) == {"q8": "failed"}  # known before anybody asks
     status, message = ask(gateway, "q8")
     assert status == 503
     assert "does not divide n_embd_head_k" in message
