@@ -13,7 +13,7 @@ import functools
 import gc
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import uvicorn
@@ -32,12 +32,11 @@ from router.routing.dispatch import Dispatcher
 from router.routing.journey import Journeys
 from router.routing.peers import Peers
 from router.runtime import heat
-from router.runtime.launcher import ProcessLauncher
+from router.runtime.launcher import ProcessLauncher, usable
 from router.runtime.spares import Spares
 from router.runtime.weighing import Weighing
 from router.settings import MANY_CORES, Settings, cores
 from router.sizing import devices
-from router.sizing.devices import Device
 from router.sizing.ledger import Ledger
 from router.sizing.meter import Meter
 from router.sizing.thermals import Thermals
@@ -144,6 +143,7 @@ async def _run(
         report=lambda outcome, _: metrics.registry_reloads.labels(outcome).inc(),
     )
     registry = await catalog.start()
+    metrics.on_scrape(lambda: metrics.broken_models.set(catalog.current.broken))
     check_open(settings, registry)
     async with contextlib.AsyncExitStack() as stack:
         core = Residency(registry.budgets, registry.limits)
@@ -152,7 +152,7 @@ async def _run(
         applied.append(lambda new: residency.reconcile(new.models, new.budgets, new.limits))
         applied.append(lambda new: cloud.reconcile(new.upstreams))
         apply(registry)
-        dispatcher = Dispatcher(residency, metrics)
+        dispatcher = Dispatcher(residency, metrics, reread=catalog.reread)
         peers = Peers(cloud.models, lambda: catalog.current.upstreams.values())
         house = House(
             settings, catalog, residency, dispatcher, metrics, cloud, Journeys(cloud, metrics), peers
@@ -166,15 +166,6 @@ async def _run(
             stack.callback(tasks.create_task(restarted(watch, name), name=name).cancel)
         announce = functools.partial(ready, registry, _url(listener)) if ready else lambda: None
         return await _serve_http(settings, house, listener, ends, announce)
-
-
-async def usable(launcher: ProcessLauncher, found: Sequence[Device]) -> tuple[Device, ...]:
-    """A GPU that the engine was not built for is none: its models would all fail there."""
-    gpus = [device.name for device in found if device.kind == "cuda"]
-    if not gpus or await launcher.offloads():
-        return tuple(found)
-    log.warning("the engine was built without GPU support; models go to host memory", gpus=gpus)
-    return tuple(device for device in found if device.kind != "cuda")
 
 
 async def _serve_http(

@@ -2,7 +2,8 @@
 The `router` command: its verbs, and what they print.
 
 The one rule: nothing heavy is imported before a verb needs it, so that `router --help` answers at once.
-Exit status: 0 done, 1 the gateway is not there or said no, 2 the command or the registry is wrong, 70 it broke.
+Exit status: 0 done, 1 the gateway is not there or said no, 2 the command or the registry is wrong, 3 `check` misses
+model files and nothing else, 70 the gateway ended after an error of its own.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from router.simulate.command import simulate
 if TYPE_CHECKING:
     from router.client import Client
     from router.registry.loader import Registry
+    from router.validation import Verdict
 
 app = typer.Typer(
     help="A gateway for local LLMs: many GGUF models, one device, swaps on demand.",
@@ -140,32 +142,63 @@ def _say_ready(as_json: bool, loaded: Registry, url: str) -> None:
 
 
 @app.command()
-def check(registry: RegistryFile = DEFAULT_REGISTRY, as_json: AsJson = False) -> None:
-    """Validate a registry with the code path of a live reload; show what each model needs."""
-    from router import display
-    from router.registry import fit, loader
-    from router.settings import cache_home
-    from router.sizing import devices
+def check(
+    registry: RegistryFile = DEFAULT_REGISTRY,
+    syntax_only: Annotated[
+        bool, typer.Option("--syntax-only", help="The text alone: no model file, no device, no engine.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Judge a registry as `serve` would here; show what each model needs.
 
-    with _exits(as_json, RouterError, 2):
-        loaded = loader.load(registry, devices.detect(), cache_home())
-        try:
-            loaded = fit.judge(loaded)
-        except RegistryInvalid:
-            if not as_json:  # the bytes say which of the pinned ones to change
-                display.show(display.footprints(loaded))
-            raise
+    Exit status: 0 good, 2 something is wrong, 3 only model files are missing. Bytes that llama.cpp could not be asked
+    about are the formula's: "at most" so many.
+    """
+    from router import telemetry, validation
+    from router.registry import loader
+    from router.settings import cache_home
+
+    with _exits(as_json, RouterError, validation.WRONG):
+        if syntax_only:
+            _show_text(loader.load_text(registry), as_json)
+            return
+        with telemetry.silenced():
+            verdict = validation.judge(registry, cache_home(), say=_aside)
+    _show_verdict(verdict, as_json)
+    if verdict.status:
+        raise typer.Exit(verdict.status)
+
+
+def _show_text(loaded: Registry, as_json: bool) -> None:
+    names = list(loaded.models)
+    facts = {"registry": str(loaded.path), "models": names, "warnings": list(loaded.warnings)}
+    _done(as_json, facts, f"the text is right: {len(names)} models; their files were not looked at")
+    for warning in () if as_json else loaded.warnings:
+        _aside(f"warning: {warning}")
+
+
+def _show_verdict(verdict: Verdict, as_json: bool) -> None:
+    from router import display
+
     if as_json:
-        _print_json(display.registry_facts(loaded))
-    else:
-        display.show(display.footprints(loaded))
-        print(display.what_fits(loaded))
-        if loaded.upstreams or loaded.routes:
-            display.show(display.routes(loaded))
-        for warning in loaded.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
-    if any(model.problem is not None for model in loaded.models.values()):
-        raise typer.Exit(2)
+        _print_json(display.verdict_facts(verdict))
+        return
+    loaded = verdict.registry
+    display.show(display.footprints(loaded, verdict.unsure))
+    print(display.what_fits(loaded))
+    if loaded.upstreams or loaded.routes:
+        display.show(display.routes(loaded))
+    for warning in loaded.warnings:
+        _aside(f"warning: {warning}")
+    if verdict.not_asked:
+        _aside(
+            f"warning: llama.cpp could not be asked, so some bytes are at most so many: {verdict.not_asked}"
+        )
+
+
+def _aside(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 @app.command()
@@ -258,6 +291,23 @@ def unload(
     with _gateway(url, key, as_json) as gateway:
         gateway.unload(name, force)
     _done(as_json, {"model": name, "status": "unloading"}, f"unloading {name or 'all models'}")
+
+
+@app.command()
+def reload(
+    force: Annotated[bool, typer.Option("--force", help="Apply also what makes things worse.")] = False,
+    url: Url = LOCAL,
+    key: ApiKey = "",
+    as_json: AsJson = False,
+) -> None:
+    """Have the running gateway read its registry again; a registry that is refused changes nothing."""
+    from router import display
+    from router.client import Reloaded
+
+    with _gateway(url, key, as_json) as gateway:
+        answer = gateway.reload(force)
+        told = gateway.convert(answer, Reloaded)
+    _print_json(answer) if as_json else print(*display.reloaded(told), sep="\n")
 
 
 # The rest --------------------------------------------------------------------------------------------------

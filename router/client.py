@@ -19,6 +19,8 @@ from router.domain.errors import RouterError
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 _TIMEOUT = httpx2.Timeout(10.0, connect=3.0)
+_RELOAD_TIMEOUT = httpx2.Timeout(600.0, connect=3.0)
+"""A reading may ask the engine about every model."""
 _IDLE_LOOKS = 15
 _FAILED_LOOKS = 3
 """A model is given up after so many looks in a row at which the gateway did nothing for it."""
@@ -95,6 +97,17 @@ class Running(msgspec.Struct, frozen=True):
     failed: dict[str, str] = {}
 
 
+class Reloaded(msgspec.Struct, frozen=True):
+    """The answer of `POST /admin/reload`: names of models; `broken` says why, `outcome` is applied or unchanged."""
+
+    outcome: str = "applied"
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    broken: dict[str, str] = {}
+    warnings: tuple[str, ...] = ()
+
+
 class Progress(msgspec.Struct, frozen=True):
     """How far a load is: `stage` is waiting, loading or loaded; `fraction` from 0 to 1."""
 
@@ -142,6 +155,11 @@ class Client:
         else:
             self._ask("POST", "/models/unload", {"model": name, "force": True} if force else {"model": name})
 
+    def reload(self, force: bool = False) -> Any:
+        """Have the registry read again: what changed, as it came. `force`: also what makes things worse."""
+        path = "/admin/reload?force=true" if force else "/admin/reload"
+        return self._answered(self._request("POST", path, timeout=_RELOAD_TIMEOUT), f"POST {path}")
+
     def load(self, name: str, pause: Callable[[], None] = lambda: time.sleep(0.2)) -> Iterator[Progress]:
         """
         Order a load and yield how far it is, until it is loaded. `pause` is called between two looks.
@@ -180,15 +198,19 @@ class Client:
             raise self._no_gateway(str(error)) from error
 
     def _ask(self, method: str, path: str, body: object = None) -> Any:
-        answer = self._request(method, path, body)
+        return self._answered(self._request(method, path, body), f"{method} {path}")
+
+    def _answered(self, answer: httpx2.Response, asked: str) -> Any:
         try:
             return answer.json()
         except ValueError as error:
-            raise self._no_gateway(f"{method} {path} is not answered in JSON") from error
+            raise self._no_gateway(f"{asked} is not answered in JSON") from error
 
-    def _request(self, method: str, path: str, body: object = None) -> httpx2.Response:
+    def _request(
+        self, method: str, path: str, body: object = None, timeout: httpx2.Timeout = _TIMEOUT
+    ) -> httpx2.Response:
         with self._named_errors():
-            answer = self._http.request(method, path, json=body)
+            answer = self._http.request(method, path, json=body, timeout=timeout)
         if not answer.is_success:
             raise GatewayRefused(_error_message(answer, f"{method} {path}"), answer.status_code)
         return answer

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from router import __version__
-from router.client import Instance, ModelEntry, Running
+from router.client import Instance, ModelEntry, Reloaded, Running
 from router.domain.memory import Bytes, fits, left
 from router.domain.models import LocalModel
 from router.domain.routes import Route
 from router.domain.upstreams import Upstream
 from router.registry.loader import Registry
 from router.routing.route import as_route
+
+if TYPE_CHECKING:
+    from router.validation import Verdict
 
 # A registry ------------------------------------------------------------------------------------------------
 
@@ -92,19 +95,23 @@ def _chat(url: str, model: str) -> str:
     return f"curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"
 
 
-def footprints(registry: Registry) -> Table:
-    """What each model needs, and whether it fits."""
+def footprints(registry: Registry, unsure: Collection[str] = ()) -> Table:
+    """What each model needs, and whether it fits; of those that are `unsure` only the most that they need is known."""
     table = _table("model", "weights", "kv cache", "compute", "total", "context x slots", "fits")
     for model in registry.models.values():
         need = model.footprint
         parts = (need.weights, need.kv_cache, need.compute + need.overhead, need.total)
         cells = [size(part) if need.total else "-" for part in parts]
+        if need.total and not model.placements[0].exact:
+            cells[-1] = f"at most {cells[-1]}"
         slots = f"{model.engine.context} x {model.engine.slots}"
-        _row(table, model.name, *cells, slots, _fits(model, registry.budgets))
+        _row(table, model.name, *cells, slots, _fits(model, registry.budgets, model.name in unsure))
     return table
 
 
-def _fits(model: LocalModel, budgets: Bytes) -> str:
+def _fits(model: LocalModel, budgets: Bytes, unsure: bool) -> str:
+    if unsure:
+        return f"perhaps: at most, it {model.problem}"
     if model.problem is not None:
         return f"no: {model.problem}"
     return "yes" if _can_fit(model, budgets) else "no: it needs more than the budget"
@@ -131,6 +138,16 @@ def _with_price(name: str, upstream: Upstream | None) -> str:
         return name
     price = upstream.price
     return f"{name} (${price.input:f} in, ${price.output:f} out)" if price else f"{name} (free)"
+
+
+def verdict_facts(verdict: Verdict) -> dict[str, Any]:
+    """The same with what could not be found out: `fits` is null then, and `exact` says whose the bytes are."""
+    facts = registry_facts(verdict.registry)
+    for model in facts["models"]:
+        model["exact"] = verdict.registry.models[model["id"]].placements[0].exact
+        if model["id"] in verdict.unsure:
+            model["fits"] = None
+    return {**facts, "missing": list(verdict.missing), "not_asked": verdict.not_asked}
 
 
 def registry_facts(registry: Registry) -> dict[str, Any]:
@@ -216,6 +233,14 @@ def instances(now: Running) -> Table:
 
 def _phase(one: Instance) -> str:
     return f"loading {one.progress:.0%}" if one.phase == "loading" else one.phase
+
+
+def reloaded(told: Reloaded) -> list[str]:
+    """What became of a reading of the registry."""
+    kinds = (("added", told.added), ("removed", told.removed), ("changed", told.changed))
+    changes = [f"{kind}: {', '.join(names)}" for kind, names in kinds if names]
+    broken = [f"cannot be loaded: {name}: {reason}" for name, reason in told.broken.items()]
+    return [f"the registry is {told.outcome}", *changes, *broken]
 
 
 def memory(now: Running) -> list[str]:

@@ -119,11 +119,17 @@ class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
 
 
 class DryRunDone(msgspec.Struct, frozen=True, tag="dry_run_done"):
-    """`footprints`, by device name, is None when the dry run could not be had; `message` says why."""
+    """
+    `footprints`, by device name, is None when there are none; `message` says why.
+
+    `refused`: the engine does not run this file with these options, whatever memory there is. Otherwise the dry run
+    could not be had, and says nothing about the model.
+    """
 
     id: str
     footprints: dict[str, Footprint] | None
     message: str = ""
+    refused: bool = False
 
 
 class Freed(msgspec.Struct, frozen=True, tag="freed"):

@@ -6,10 +6,11 @@ The one rule: label values come from the registry or from a fixed list, never fr
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import sys
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any, ParamSpec, TypeVar
 
 import structlog
@@ -118,6 +119,9 @@ class Metrics:
         )
         self.model_bytes = self._gauge("router_model_bytes", "Bytes a model needs", "model", "kind")
         """kind: estimated | measured"""
+        self.broken_models = self._gauge(
+            "router_broken_models", "Models of the registry that cannot be loaded as it is"
+        )
         self.model_loaded = self._gauge("router_model_loaded", "1 while the model is ready", "model")
         self.slots_busy = self._gauge("router_slots_busy", "Slots with a running request", "model")
         self.waiting = self._gauge("router_waiting_requests", "Requests that wait for a lease", "model")
@@ -229,6 +233,20 @@ def _rendered(renderer: Any, log: Any, method: str, facts: MutableMapping[str, A
         return str(renderer(log, method, structlog.processors.format_exc_info(log, method, facts)))
     except Exception as error:
         return str(_JSON(log, method, {"event": event, "level": level, "not_rendered": type(error).__name__}))
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Nothing is logged meanwhile: for a command that tells all that it has to tell by itself."""
+    before = structlog.get_config()
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
+        cache_logger_on_first_use=False,
+    )
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
 
 
 def logger(room: str) -> structlog.typing.FilteringBoundLogger:

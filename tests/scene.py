@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from router.api.app import build
 from router.api.house import House
 from router.cloud.client import Cloud
-from router.domain.errors import LoadFailed, RouterError, WorkerCrashed
+from router.domain.errors import LoadFailed, RegistryInvalid, RouterError, WorkerCrashed
 from router.domain.generation import (
     Delta,
     EmbeddingRequest,
@@ -139,6 +139,16 @@ class FixedCatalog:
     def __init__(self, registry: Registry) -> None:
         self.current = registry
         self.refused: tuple[str, ...] = ()
+        self.next: Registry | RegistryInvalid = registry
+        """What the next reading finds."""
+        self.forced: list[bool] = []
+
+    async def reload(self, force: bool = False) -> Registry:
+        self.forced.append(force)
+        if isinstance(self.next, RegistryInvalid):
+            raise self.next
+        self.current = self.next
+        return self.current
 
 
 def registry(

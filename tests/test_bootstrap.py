@@ -9,16 +9,14 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from router import bootstrap
-from router.bootstrap import CannotServe, Ends, check_open, check_origins, listen, spare_the_collector, usable
+from router.bootstrap import CannotServe, Ends, check_open, check_origins, listen, spare_the_collector
 from router.domain.models import Limits, LocalModel
 from router.registry.loader import Key, Registry
 from router.settings import Settings
-from router.sizing.devices import Device
 
 KEY = Key(name="alice", sha256="0" * 64, models=("*",))
 
@@ -113,23 +111,6 @@ async def test_a_hang_up_is_kept_for_whoever_reloads_and_means_nothing_afterward
     finally:
         signal.signal(signal.SIGHUP, before)
     assert not ends.asked.is_set()
-
-
-class FakeLauncher:
-    """The part of the launcher that the composition root asks."""
-
-    def __init__(self, offloads: bool) -> None:
-        self._offloads = offloads
-
-    async def offloads(self) -> bool:
-        return self._offloads
-
-
-@pytest.mark.parametrize("offloads", [True, False])
-async def test_a_gpu_that_the_engine_was_not_built_for_is_none(offloads: bool) -> None:
-    found = (Device("gpu0", "cuda", 9, 9), Device("host", "cpu", 9, 9))
-    launcher: Any = FakeLauncher(offloads)
-    assert await usable(launcher, found) == (found if offloads else found[1:])
 
 
 def test_the_gateway_runs_on_uvloop_and_without_it_on_asyncios_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,12 +10,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import gguf
-import numpy
 import pytest
 from typer.testing import CliRunner, Result
 
 from router.cli import app
+from tests.engine import tiny
 
 ENTRY = {
     "id": "a",
@@ -38,6 +37,8 @@ ANSWERS: dict[str, Any] = {
     "/models/load": {"success": True},
     "/models/unload": {"success": True},
     "/unload": {"success": True},
+    "/admin/reload": {"outcome": "unchanged"},
+    "/admin/reload?force=true": {"outcome": "applied", "added": ["b"], "broken": {"b": "too large"}},
 }
 
 
@@ -82,18 +83,10 @@ def serving(server: ThreadingHTTPServer) -> Iterator[str]:
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Path:
-    """A registry of one small GGUF that has a header and weights, and nothing to say."""
-    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
-    writer.add_context_length(512)
-    writer.add_block_count(1)
-    writer.add_embedding_length(32)
-    writer.add_head_count(2)
-    writer.add_tensor("token_embd.weight", numpy.zeros((64, 32), numpy.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A registry of one small model, and a cache of its own."""
+    monkeypatch.setenv("ROUTER_CACHE", str(tmp_path / "cache"))
+    tiny.llama(tmp_path / "a.gguf")
     path = tmp_path / "registry.yaml"
     path.write_text(
         "version: 1\ndevices: {host: {budget: 1GiB}}\nmodels:\n  a: {path: a.gguf, context: 256}\n"
@@ -106,7 +99,9 @@ def registry(tmp_path: Path) -> Path:
 
 def test_help_names_every_verb() -> None:
     words = run("--help").output.split()
-    assert {"serve", "check", "schema", "ls", "ps", "load", "unload", "version", "demo"} <= set(words)
+    assert {"serve", "check", "schema", "ls", "ps", "load", "unload", "reload", "version", "demo"} <= set(
+        words
+    )
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -173,10 +168,10 @@ def test_check_of_a_bad_registry_lists_every_problem_with_its_line_and_ends_with
     assert len(json.loads(run("check", "--json", str(registry)).stdout)["errors"]) == 2
 
 
-def test_check_of_a_model_without_its_file_ends_with_2_and_names_it(registry: Path) -> None:
+def test_check_of_a_model_without_its_file_ends_with_3_and_names_it(registry: Path) -> None:
     (registry.parent / "a.gguf").unlink()
     result = run("check", str(registry))
-    assert result.exit_code == 2
+    assert result.exit_code == 3
     assert "a.gguf" in result.stderr
 
 
@@ -203,11 +198,11 @@ def test_check_of_pins_that_exclude_each_other_says_their_sum_as_serve_does(regi
     registry.write_text(f"version: 1\ndevices: {{host: {{budget: {one * 3 // 2}}}}}\nmodels:\n{models}")
     result = run("check", str(registry))
     assert result.exit_code == 2
-    assert ":4:" in result.stderr
     assert ":5:" in result.stderr
     assert "all pinned models together need" in result.stderr
     assert result.stdout.count("256 x") == 2
-    assert len(json.loads(run("check", "--json", str(registry)).stdout)["errors"]) == 2
+    facts = json.loads(run("check", "--json", str(registry)).stdout)
+    assert [model["fits"] for model in facts["models"]] == [True, False]
 
 
 def test_check_of_a_registry_that_is_not_there_ends_with_2(tmp_path: Path) -> None:
@@ -236,7 +231,9 @@ def test_serve_refuses_flags_out_of_range(flags: tuple[str, str]) -> None:
 # With a gateway --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verb", [("ls",), ("ps",), ("load", "a"), ("unload", "a")], ids=lambda v: v[0])
+@pytest.mark.parametrize(
+    "verb", [("ls",), ("ps",), ("load", "a"), ("unload", "a"), ("reload",)], ids=lambda v: v[0]
+)
 def test_no_gateway_is_a_clear_message_and_status_1(verb: tuple[str, ...]) -> None:
     # Port 1 of loopback: nothing listens there.
     result = run(*verb, "--url", "http://127.0.0.1:1")
@@ -280,3 +277,13 @@ def test_the_url_comes_from_the_environment(url: str) -> None:
 )
 def test_unload_wants_one_model_or_all(url: str, arguments: tuple[str, ...], status: int) -> None:
     assert run("unload", *arguments, "--url", url).exit_code == status
+
+
+def test_reload_says_what_changed_and_may_be_forced(url: str) -> None:
+    assert run("reload", "--url", url).stdout == "the registry is unchanged\n"
+    assert run("reload", "--force", "--url", url).stdout.splitlines() == [
+        "the registry is applied",
+        "added: b",
+        "cannot be loaded: b: too large",
+    ]
+    assert json.loads(run("reload", "--json", "--url", url).stdout) == {"outcome": "unchanged"}

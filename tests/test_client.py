@@ -5,7 +5,7 @@ from collections.abc import Callable
 import httpx2
 import pytest
 
-from router.client import Client, GatewayRefused, GatewayUnreachable, ModelEntry, Progress, Running
+from router.client import Client, GatewayRefused, GatewayUnreachable, ModelEntry, Progress, Reloaded, Running
 
 Handler = Callable[[httpx2.Request], httpx2.Response]
 
@@ -179,3 +179,20 @@ def test_a_silent_gateway_is_named() -> None:
 
     with client(handler) as c, pytest.raises(GatewayUnreachable, match="did not answer: timed out"):
         c.models()
+
+
+def test_a_reload_hands_on_what_changed_and_what_was_refused() -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(f"{request.method} {request.url.raw_path.decode()}")
+        return httpx2.Response(200, json={"outcome": "applied", "broken": {"a": "gone"}, "more": 1})
+
+    with client(answer) as c:
+        told = c.convert(c.reload(force=True), Reloaded)
+        c.reload()
+    assert (told.outcome, told.broken) == ("applied", {"a": "gone"})
+    assert asked == ["POST /admin/reload?force=true", "POST /admin/reload"]
+    refused = {"error": {"message": "r.yaml:1:1: no"}}
+    with client(answering(422, refused)) as c, pytest.raises(GatewayRefused, match=r"r\.yaml:1:1: no"):
+        c.reload()

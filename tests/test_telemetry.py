@@ -61,6 +61,7 @@ def test_metrics_have_the_names_that_dashboards_know() -> None:
         "router_device_bytes",
         "router_model_bytes",
         "router_registry_reloads_total",
+        "router_broken_models",
     } <= names.keys()
     assert names["router_build_info"] == [{"version": __version__}]
     assert not any(name.endswith("_created") for name in names)

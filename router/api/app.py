@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from router.api import embeddings, listing, openai, openapi, operations
+from router.api import admin, embeddings, listing, openai, openapi, operations
 from router.api.errors import NoSuchPath, WrongMethod
 from router.api.exchange import COST, FACTS
 from router.api.house import House, Record
@@ -64,6 +64,7 @@ TABLE: tuple[Row, ...] = (
     Row("/props", _look(operations.props)),
     Row("/running", _look(operations.running)),
     Row("/unload", {**_look(operations.unload_all), "POST": operations.unload_all}),
+    Row("/admin/reload", {"POST": admin.reload}),
     Row("/", _look(operations.root)),
     Row("/health", _look(operations.readyz)),
     Row("/livez", _look(operations.livez)),

@@ -95,6 +95,7 @@ TABLE: dict[type[domain.RouterError], Row] = {
     domain.DoesNotFit: Row(503, _SERVER, "insufficient_vram"),
     domain.DoesNotFitNow: Row(503, _SERVER, "insufficient_vram_now"),
     domain.LoadFailed: Row(503, _SERVER, "model_load_failed"),
+    domain.ModelRefused: Row(503, _SERVER, "model_load_failed"),
     domain.WorkerCrashed: Row(502, _SERVER, "worker_crashed"),
     domain.ShuttingDown: Row(503, _SERVER, "shutting_down"),
     domain.ModelBusy: Row(409, _CALLER, "model_busy"),

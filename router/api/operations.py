@@ -62,7 +62,7 @@ async def readyz(request: Request, house: House, record: Record) -> Response:
         "status": "stopping" if view.shutting_down else "ok",
         "version": __version__,
         "models": len(registry.models),
-        "broken_models": sum(m.problem is not None for m in registry.models.values()),
+        "broken_models": registry.broken,
         "failed_models": len(view.failed),
         "loaded_instances": sum(i.phase == "ready" for i in view.instances),
         "waiting_requests": sum(view.waiting.values()),
@@ -84,7 +84,7 @@ async def metrics(request: Request, house: House, record: Record) -> Response:
 async def load(request: Request, house: House, record: Record) -> Response:
     """Answers at once; the loading goes on behind it, and /models/sse tells how."""
     body = await read(request, wire.Body)
-    model = house.model(body.model_name(), record)
+    model = await house.dispatcher.latest(house.model(body.model_name(), record))
     if model.problem is not None:
         raise LoadFailed(f"The model {model.name!r} cannot be loaded: {model.problem}")
     house.background.start(f"load {model.fingerprint}", _load(house, model))  # the same by any of its names
@@ -93,7 +93,7 @@ async def load(request: Request, house: House, record: Record) -> Response:
 
 async def _load(house: House, model: LocalModel) -> None:
     try:
-        await house.residency.load(model)
+        await house.dispatcher.load(model)
     except RouterError as error:
         log.warning("an operator's load failed", model=model.name, reason=str(error))
 

@@ -12,6 +12,7 @@ The error tree. Errors carry facts; `api.errors` alone knows their HTTP status.
     + DoesNotFit         never: no retry helps
     + DoesNotFitNow      other processes have the memory, and may give it back
     + LoadFailed
+      x ModelRefused       by the engine: no memory and no retry helps
     + WorkerCrashed
     + ShuttingDown
   x ModelBusy            an operator's unload of what clients wait for
@@ -110,6 +111,10 @@ class LoadFailed(Unavailable):
     ) -> None:
         super().__init__(message, retry_after)
         self.out_of_memory = out_of_memory
+
+
+class ModelRefused(LoadFailed):
+    """The engine does not run this file with these options: true until one of the three changes."""
 
 
 class WorkerCrashed(Unavailable):

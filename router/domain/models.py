@@ -73,6 +73,8 @@ class Placement(msgspec.Struct, frozen=True):
     """What an operator should know of this way; None when there is nothing."""
     measured: dict[str, Footprint] = {}
     """The most that a worker was seen to hold; empty before the first load."""
+    exact: bool = False
+    """True when `footprints` are the engine's own or `measured` is there; else they are the formula's: at most so much."""
 
     @property
     def bytes(self) -> dict[str, int]:

@@ -26,6 +26,10 @@ class OutOfMemory(EngineError):
     """A load or a step needed more memory than there is."""
 
 
+class ModelRefused(EngineError):
+    """The engine does not run this file with these options, however often and wherever it is asked."""
+
+
 class DecodeFailed(Exception):
     """This batch could not be decoded, and the KV cache is as it was before: a smaller batch may pass."""
 

@@ -20,13 +20,14 @@ from router.engine.batch import (
     EngineError,
     EngineFacts,
     Matrix,
+    ModelRefused,
     OutOfMemory,
     Sampler,
     Tokens,
     Work,
 )
 from router.engine.llama_batch import Batch
-from router.engine.llama_log import complaint, forget_complaints, llama, ran_out
+from router.engine.llama_log import complaint, forget_complaints, llama, may_pass, ran_out
 from router.engine.llama_memory import breakdown, copies_mapped, footprints, mapped, touched
 from router.engine.llama_params import Traits, context_params, model_params, traits
 from router.engine.llama_sampling import LlamaSampler
@@ -110,21 +111,36 @@ def _held(path: str, context: Any, outputs: int, samplers: int) -> tuple[dict[st
 
 
 def _load_model(path: str, params: Any) -> Any:
-    if not Path(path).is_file():
-        raise EngineError(f"{path} is not a file.")
+    _look_at(path)
     forget_complaints()
     model = llama.llama_model_load_from_file(path.encode(), params)
     if not model:
-        raise _failure(f"llama.cpp could not load {path}{complaint()}")
+        raise _refusal(f"llama.cpp could not load {path}{complaint()}")
     return model
+
+
+def _look_at(path: str) -> None:
+    """A file that cannot be read is not one that llama.cpp refuses."""
+    if not Path(path).is_file():
+        raise EngineError(f"{path} is not a file.")
+    try:
+        with Path(path).open("rb"):
+            pass
+    except OSError as error:
+        raise EngineError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def _new_context(model: Any, options: EngineOptions, kind: Traits) -> Any:
     forget_complaints()
     context = llama.llama_init_from_model(model, context_params(options, kind))
     if not context:
-        raise _failure(f"llama.cpp could not make a context of {options.context} tokens{complaint()}")
+        raise _refusal(f"llama.cpp could not make a context of {options.context} tokens{complaint()}")
     return context
+
+
+def _refusal(message: str) -> EngineError:
+    """The error of a load or dry run that failed: a refusal, unless another try may end otherwise."""
+    return _failure(message) if may_pass() else ModelRefused(message)
 
 
 def _failure(message: str) -> EngineError:

@@ -21,7 +21,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 import llama_cpp as llama
 
-__all__ = ["complaint", "forget_complaints", "llama", "ran_out", "talk"]
+__all__ = ["complaint", "forget_complaints", "llama", "may_pass", "ran_out", "talk"]
 
 _INFO, _WARN, _ERROR, _CONTINUED = 2, 3, 4, 5  # ggml_log_level; the bindings' own table is out of date
 
@@ -30,6 +30,13 @@ _SPEAKER = re.compile(r"^(\w+: )+(error loading model: )?")
 
 _RAN_OUT = re.compile(
     r"out of memory|(failed|unable) to (allocate|reserve)|failed to alloc|bad_alloc|cannot allocate memory",
+    re.IGNORECASE,
+)
+
+# Other causes that lie in the machine at this moment and not in the file or the options.
+_PASSES = re.compile(
+    r"failed to initialize \S+ backend|\bcuda ?(error|malloc)|failed to (open|read|seek|mmap)|(read|open|mmap|seek) error"
+    r"|mmap failed|input/output error|too many open files|temporarily unavailable|no such file|permission denied",
     re.IGNORECASE,
 )
 
@@ -82,6 +89,11 @@ def forget_complaints() -> None:
 def ran_out() -> bool:
     """True if memory was what lacked since `forget_complaints`: llama.cpp says so in words only."""
     return any(_RAN_OUT.search(line) for line in _errors)
+
+
+def may_pass() -> bool:
+    """True if nothing said since `forget_complaints` lays the failure on the file or the options."""
+    return not _errors or ran_out() or any(_PASSES.search(line) for line in _errors)
 
 
 def complaint() -> str:

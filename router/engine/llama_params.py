@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from router.domain.models import EngineOptions
-from router.engine.batch import EngineError
+from router.engine.batch import ModelRefused
 from router.engine.llama_devices import pointers
 from router.engine.llama_log import llama
 
@@ -73,9 +73,9 @@ def traits(model: Any) -> Traits:
     architecture = metadata(model, "general.architecture") or ""
     pooling = int(metadata(model, f"{architecture}.pooling_type") or llama.LLAMA_POOLING_TYPE_NONE)
     if pooling == llama.LLAMA_POOLING_TYPE_RANK:
-        raise EngineError("This model ranks texts; it neither generates nor embeds, and is not served.")
+        raise ModelRefused("This model ranks texts; it neither generates nor embeds, and is not served.")
     if llama.llama_model_has_encoder(model) and llama.llama_model_has_decoder(model):
-        raise EngineError("An encoder-decoder model is not served.")
+        raise ModelRefused("An encoder-decoder model is not served.")
     causal = metadata(model, f"{architecture}.attention.causal") != "false"
     vocabulary = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model))
     return Traits(vocabulary, pooling != llama.LLAMA_POOLING_TYPE_NONE, causal)
@@ -107,7 +107,7 @@ def _place(params: Any, options: EngineOptions) -> None:
 
 def context_params(options: EngineOptions, traits: Traits) -> Any:
     if options.kv_type != "f16" and options.flash_attention == "off":
-        raise EngineError(f"kv_type {options.kv_type} needs flash attention, which the options switch off.")
+        raise ModelRefused(f"kv_type {options.kv_type} needs flash attention, which the options switch off.")
     params = llama.llama_context_default_params()
     params.n_ctx = options.context * options.slots
     params.n_seq_max = options.slots

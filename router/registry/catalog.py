@@ -1,7 +1,8 @@
 """
 The live registry: which generation holds now, and what becomes of an edit.
 
-The one rule: an edit that makes things worse is refused and changes nothing; a start serves what it can.
+The one rule: an edit that makes things worse is refused and changes nothing, unless it is forced; a start serves what
+it can.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ log = logger("registry")
 POLL_SECONDS = 1.0
 SETTLE_SECONDS = 0.1
 _SETTLE_ROUNDS = 20
+
+_FORCE = "to apply it all the same, run: router reload --force"
 
 Report = Callable[[str, tuple[str, ...]], None]
 Pause = Callable[[float], Awaitable[None]]
@@ -65,6 +68,10 @@ class Catalog:
         self._pause = pause
         self._current: Registry | None = None
         self._seen: Sight | None = None
+        self._applied: bytes | None = None
+        """The digest of the text behind `current`."""
+        self._force = False
+        """What the next reading was asked for."""
         self._unsettled: Sight | None = None
         self._files: dict[str, FileIdentity] = {}
         self._running: asyncio.Future[Registry | RegistryInvalid] | None = None
@@ -86,16 +93,19 @@ class Catalog:
         self._watch_files_of(loaded)
         self._settle(sight)
         registry = self._current = fit.judge(await self._refine(loaded))
+        self._applied = sight.text
         _warn(registry.warnings)
         return registry
 
-    async def reload(self) -> Registry:
+    async def reload(self, force: bool = False) -> Registry:
         """
         Read the file again and apply it. Raises RegistryInvalid and changes nothing when it is refused.
 
+        `force`: as at a start, what can be served is; only what is wrong in the text itself is refused then.
         One reading at a time: who comes during one shares the next, since only that one sees his edit.
         """
         while True:
+            self._force = self._force or force
             mine = self._next
             if mine is None:
                 mine = self._next = asyncio.get_running_loop().create_future()
@@ -110,40 +120,65 @@ class Catalog:
                 case registry:
                     return registry
 
+    async def reread(self, model: LocalModel) -> LocalModel | None:
+        """
+        The model of now, if its file is another one than when `model` was read; None if it is not, or if it is gone.
+
+        For who could not use `model`: the poll may not have seen yet what lies there. Raises RegistryInvalid.
+        """
+        now = self.current.models.get(model.name)
+        if now is None or now.file != model.file:
+            return now
+        seen = dict(self._seen.models) if self._seen else {}
+        if await asyncio.to_thread(files.glance, Path(model.path)) == seen.get(model.path):
+            return None
+        log.info("a model's file changed; the registry is read again", model=model.name)
+        return (await self.reload()).models.get(model.name)
+
     async def _lead(self, mine: asyncio.Future[Registry | RegistryInvalid]) -> None:
         try:
             while self._running is not None:
                 await asyncio.wait({self._running})
             self._running, self._next = mine, None
-            mine.set_result(await self._attempt())
+            force, self._force = self._force, False
+            mine.set_result(await self._attempt(force))
         finally:
             mine.cancel()  # no effect on a future that is done
             self._running = None if self._running is mine else self._running
-            self._next = None if self._next is mine else self._next
+            if self._next is mine:  # whoever else wants it by force says so again
+                self._next, self._force = None, False
 
-    async def _attempt(self) -> Registry | RegistryInvalid:
+    async def _attempt(self, force: bool) -> Registry | RegistryInvalid:
         # Looked at before it is read: what changes while we read is seen by the next look.
         sight = await asyncio.to_thread(self._look)
         try:
-            registry = await self._read()
+            registry = await self._read(force, edited=sight.text != self._applied)
         except RegistryInvalid as error:
             self._settle(sight)
             self._refuse(error)
             return error
         same_text = self._seen is not None and self._seen.text == sight.text
         self._settle(sight)
+        self._applied = sight.text
         if registry == self._current and same_text and not self.refused:
             return registry
         self._take(registry)
         return registry
 
-    async def _read(self) -> Registry:
+    async def _read(self, force: bool, edited: bool) -> Registry:
         loaded = await asyncio.to_thread(self._load, self._path)
         self._watch_files_of(loaded)
-        _refuse_worse(self.current, loaded)
-        refined = fit.judge(await self._refine(_keep_unlinked(self.current, loaded)))
-        _refuse_worse(self.current, refined)
-        return refined
+        if force:
+            return fit.judge(await self._refine(_keep_unlinked(self.current, loaded)))
+        _refuse_broken(self.current, loaded)
+        if edited:
+            _refuse_worse(self.current, loaded)
+        refined = await self._refine(_keep_unlinked(self.current, loaded))
+        judged = fit.judge(refined)
+        _refuse_broken(self.current, judged)
+        if edited:
+            _refuse_worse(self.current, judged, refined)
+        return judged
 
     def _settle(self, sight: Sight) -> None:
         # The new registry may name files that the look was not about: those are as they were when read.
@@ -236,12 +271,31 @@ class Catalog:
         self._files = {model.path: model.file for model in (*held, *loaded.models.values())}
 
 
-def _refuse_worse(old: Registry, new: Registry) -> None:
+def _refuse_broken(old: Registry, new: Registry) -> None:
     """A model that is new or was changed must work; one that nobody touched may be as broken as it is."""
-    worse = [
+    broken = [
         new.say(name, model.problem)
         for name, model in new.models.items()
         if model.problem is not None and (name not in old.models or _rewritten(old, new, name))
+    ]
+    if broken:
+        raise RegistryInvalid(broken)
+
+
+def _refuse_worse(old: Registry, new: Registry, before_fit: Registry | None = None) -> None:
+    """
+    The edit of one thing (a budget, a pin, a route) must not break a model that nobody touched and that worked.
+
+    Not counted: a file that is another one by now, and with `before_fit` what was known to be broken there.
+    """
+    worse = [
+        new.say(name, f"this edit makes things worse: {model.problem}; {_FORCE}")
+        for name, model in new.models.items()
+        if model.problem is not None
+        and (before := old.models.get(name)) is not None
+        and before.problem is None
+        and before.file == model.file
+        and (before_fit is None or before_fit.models[name].problem is None)
     ]
     if worse:
         raise RegistryInvalid(worse)

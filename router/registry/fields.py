@@ -67,26 +67,11 @@ def _gpu_layers(value: object) -> int | str:
     raise ValueError("expected auto, all or a number of layers from 0 to 1000")
 
 
-def _ttl(value: object) -> float | None:
-    if value == "never":
-        return None
-    try:
-        return quantities.duration(value)
-    except ValueError as error:
-        raise ValueError(f"{error}; or never") from error
-
-
-def _some_wait(value: object) -> float:
-    if (seconds := quantities.duration(value)) >= 0.1:
-        return seconds
-    raise ValueError("expected at least 100ms")
-
-
 _HEX = re.compile("[0-9a-fA-F]{64}")
 _DURATION = {"type": "string", "pattern": DURATION_PATTERN, "examples": ["90s", "10m", "2h"]}
 _SIZE = {"type": "string", "pattern": SIZE_PATTERN, "examples": ["9GiB", "800MB"]}
 _SHARE = {"type": "string", "pattern": SHARE_PATTERN, "examples": ["80%"]}
-_BYTES = {"type": "integer", "minimum": 1, "maximum": quantities.MAX_SIZE}
+_BYTES = {"type": "integer", "minimum": quantities.LEAST_BARE, "maximum": quantities.MAX_SIZE}
 _LAYERS = {"type": "integer", "minimum": 0, "maximum": 1000}
 
 Name = Annotated[str, checked(_bad_name), Field(json_schema_extra={"pattern": f"^{NAME.pattern}$"})]
@@ -102,8 +87,8 @@ Text = Annotated[
 ]
 DeviceBudget = Annotated[int | Share, *quantity(quantities.budget, _BYTES, _SIZE, _SHARE)]
 Duration = Annotated[float, *quantity(quantities.duration, _DURATION)]
-Pause = Annotated[float, *quantity(_some_wait, _DURATION)]
-Ttl = Annotated[float | None, *quantity(_ttl, _DURATION, {"const": "never"})]
+Pause = Annotated[float, *quantity(quantities.wait, _DURATION)]
+Ttl = Annotated[float | None, *quantity(quantities.ttl, _DURATION, {"const": "never"})]
 GpuLayers = Annotated[int | str, *quantity(_gpu_layers, _LAYERS, {"enum": ["auto", "all"]})]
 Stops = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=256)]],

@@ -85,6 +85,14 @@ def look(path: Path) -> ModelFile:
         return ModelFile(path, first, problem=str(error))
 
 
+def missing(path: Path) -> bool:
+    """True when the file, or a part of it, is not there. What is there and broken is not missing."""
+    try:
+        return not all(part.exists() for part in parts(path))
+    except (OSError, ValueError):
+        return False
+
+
 def glance(path: Path) -> FileIdentity:
     """Like `identity`, of all the parts of a split model that are there; never an error. For polling."""
     try:

@@ -71,7 +71,7 @@ class Registry:
     warnings: tuple[str, ...]
     """`file:line:column: path: reason` each."""
     places: Mapping[str, str] = field(default_factory=dict)
-    """Model -> `file:line:column: models.name`, to begin a message with."""
+    """Model -> `file:line:column: models.name`, or the key at fault, to begin a message with."""
     written: Mapping[str, str] = field(default_factory=dict)
     """Model -> what the file says of its process, as one text: equal texts are an unchanged model."""
     upstreams: Mapping[str, Upstream] = field(default_factory=dict)
@@ -81,6 +81,11 @@ class Registry:
     """The GPUs are connected by NVLink."""
     max_temperatures: Mapping[str, int] = field(default_factory=dict)
     """Degrees Celsius at which a device is paced; devices without a limit are left out."""
+
+    @property
+    def broken(self) -> int:
+        """How many of the models cannot be loaded as the registry names them."""
+        return sum(model.problem is not None for model in self.models.values())
 
     def with_models(self, models: Mapping[str, LocalModel], warnings: Sequence[str] = ()) -> Registry:
         """The same registry with other values for its models, and more to warn of."""
@@ -98,11 +103,23 @@ def load(path: Path, devices: Sequence[Device], cache: Path) -> Registry:
     `devices`: what was detected. `cache`: `{cache: file}` looks in its `models` folder.
     Raises RegistryInvalid.
     """
+    return _Load(path, _parsed(path), devices, cache).registry()
+
+
+def load_text(path: Path) -> Registry:
+    """
+    Read the registry file alone, and no other: models have no size, and devices are taken to be there.
+
+    Raises RegistryInvalid.
+    """
+    return _Load(path, _parsed(path), None, None).registry()
+
+
+def _parsed(path: Path) -> Document:
     try:
-        text = document.parse(_read(path), schema.WORDS)
+        return document.parse(_read(path), schema.WORDS)
     except DocumentInvalid as error:
         raise _invalid(path, error.problems) from error
-    return _Load(path, text, devices, cache).registry()
 
 
 def _read(path: Path) -> bytes:
@@ -131,13 +148,18 @@ def _invalid(path: Path, problems: Sequence[Problem]) -> RegistryInvalid:
 class _Load:
     """One reading of one file: collects problems and warnings on the way."""
 
-    def __init__(self, path: Path, text: Document, devices: Sequence[Device], cache: Path) -> None:
+    def __init__(
+        self, path: Path, text: Document, devices: Sequence[Device] | None, cache: Path | None
+    ) -> None:
+        """Without `devices` they are assumed, without `cache` no model's file is looked at."""
         self._path = path
         self._text = text
         self._devices = devices
         self._cache = cache
         self._problems: list[Problem] = [*text.problems, *names.problems(text)]
         self._warnings: list[Problem] = []
+        self._at_fault: dict[str, Problem] = {}
+        """Model -> how its file and the text disagree."""
 
     def registry(self) -> Registry:
         written = self._written()
@@ -152,8 +174,9 @@ class _Load:
         upstreams = beyond.upstreams(written, self._path.parent)
         routes = beyond.routes(written, aliases, upstreams)
         self._check_beyond(written, models, routes, upstreams)
+        models = self._good_enough(written, models, routes)
         if self._problems:
-            raise _invalid(self._path, self._problems)
+            raise _invalid(self._path, [*self._problems, *self._at_fault.values()])
         return Registry(
             path=self._path,
             models=MappingProxyType(models),
@@ -198,7 +221,8 @@ class _Load:
     def _memory(self, written: schema.RegistryFile) -> Memory:
         path: KeyPath = ("devices", *(written.devices or ()))
         try:
-            chosen = memory.choose(self._devices, written.devices)
+            found = memory.assumed(written.devices) if self._devices is None else self._devices
+            chosen = memory.choose(found, written.devices)
         except ValueError as error:
             self._problem(path, str(error))
             raise _invalid(self._path, self._problems) from error
@@ -223,10 +247,21 @@ class _Load:
             self._warn(*said)
         for name, route in (written.routes or {}).items():
             local = [models[c] for c in routes[name].candidates if c in models]
-            for reason in quality.demanded(local, route.min_quant):
-                self._problem(("routes", name, "min_quant"), reason)
             for reason in quality.warnings(local, route.quality):
                 self._warn(("routes", name, "quality"), reason)
+
+    def _good_enough(
+        self, written: schema.RegistryFile, models: Mapping[str, LocalModel], routes: Mapping[str, Route]
+    ) -> dict[str, LocalModel]:
+        """The models; one whose file is too coarse for a route that demands more is marked."""
+        sound = dict(models)
+        for name, route in (written.routes or {}).items():
+            local = [sound[c] for c in routes[name].candidates if c in sound]
+            for model, reason in quality.demanded(local, route.min_quant):
+                if model.problem is None:
+                    self._disagrees(model.name, ("routes", name, "min_quant"), reason)
+                    sound[model.name] = msgspec.structs.replace(model, problem=reason)
+        return sound
 
     def _model(
         self,
@@ -236,12 +271,13 @@ class _Load:
         share: Memory,
         aliases: Mapping[str, str],
     ) -> LocalModel:
-        file = files.find(model.path, self._path.parent, self._cache)
+        file = self._file(model.path)
         if file.problem:
             self._warn(("models", name, "path"), file.problem)
         card = gguf.card(file.header) if file.header else ModelCard()
         said = Said(model, defaults)
-        engine = self._engine(name, said, card)
+        engine = self._engine(said, card)
+        problem = file.problem or self._too_long(name, model.context, card)
         engine, placements = self._placed(name, said, engine, file, share)
         if reason := quality.warning(card.quantization, model.quality):
             self._warn(("models", name, "quality"), reason)
@@ -262,17 +298,26 @@ class _Load:
             cloud=model.cloud or "never",
             fallback=tuple(aliases.get(other, other) for other in model.fallback or ()),
             spill=beyond.spill(model.spill, model.cloud == "spill"),
-            problem=file.problem,
+            problem=problem,
         )
 
-    def _engine(self, name: str, said: Said, card: ModelCard) -> EngineOptions:
+    def _file(self, path: str | schema.CachedFile | schema.PackagedFile) -> files.ModelFile:
+        if self._cache is None:
+            return files.ModelFile(Path())
+        return files.find(path, self._path.parent, self._cache)
+
+    def _too_long(self, name: str, asked: int | None, card: ModelCard) -> str | None:
+        """Why the file cannot have the context that its entry asks for."""
+        own = card.context_train
+        if asked is None or not own or asked <= own:
+            return None
+        reason = f"the model was made for {own} tokens at most, got {asked}"
+        self._disagrees(name, ("models", name, "context"), reason)
+        return reason
+
+    def _engine(self, said: Said, card: ModelCard) -> EngineOptions:
         own = card.context_train or 0
         asked = said.model.context
-        if asked is not None and own and asked > own:
-            self._problem(
-                ("models", name, "context"),
-                f"the model was made for {own} tokens at most, got {asked}",
-            )
         default = said.defaults.context or DEFAULT_CONTEXT
         chosen = said.chosen("slots", "kv_type", "flash_attention", "ubatch")
         context = asked or (min(default, own) if own else default)
@@ -294,8 +339,16 @@ class _Load:
         return engine, placement.settle(placement.plan(engine, blocks, share.budgets, share.linked), size)
 
     def _place(self, name: str) -> str:
-        position = self._text.key("models", name)
-        return f"{self._path}:{position.line}:{position.column}: {document.dotted(('models', name))}"
+        path: KeyPath = ("models", name)
+        position = self._text.key(*path)
+        if (fault := self._at_fault.get(name)) is not None:
+            position, path = fault.position, fault.path
+        return f"{self._path}:{position.line}:{position.column}: {document.dotted(path)}"
+
+    def _disagrees(self, model: str, path: KeyPath, reason: str) -> None:
+        """A file that is not what the text asks of it breaks its own model, and is told of where the text stands."""
+        self._at_fault[model] = Problem(self._text.at(*path), path, reason)
+        self._warn(path, reason)
 
     def _problem(self, path: KeyPath, reason: str) -> None:
         self._problems.append(Problem(self._text.at(*path), path, reason))

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from router.registry import schema
+from router.registry import quantities, schema
 from router.registry.quantities import Share
 from router.sizing.devices import Device
 
@@ -60,6 +60,13 @@ def choose(found: Sequence[Device], declared: Mapping[str, schema.Device] | None
     linked = all(d.linked for d in found if d.name in budgets and d.kind == "cuda")
     hot = {name: d.max_temperature for name, d in named.items() if name != HOST and d.max_temperature}
     return Memory(dict(sorted(budgets.items(), key=_gpus_first)), linked, tuple(warnings), hot)
+
+
+def assumed(declared: Mapping[str, schema.Device] | None) -> tuple[Device, ...]:
+    """Every device that a registry may be about, as large as can be: for reading it where there is none of them."""
+    gpus = [name for name in declared or () if _GPU.fullmatch(name)] or ["gpu0"]
+    found = [Device(name, "cuda", quantities.MAX_SIZE, quantities.MAX_SIZE) for name in gpus]
+    return (*found, Device(HOST, "cpu", quantities.MAX_SIZE, quantities.MAX_SIZE))
 
 
 def show(size: int) -> str:

@@ -51,11 +51,14 @@ def warning(quantization: str, quality: Quality | None) -> str | None:
     )
 
 
-def demanded(candidates: Iterable[LocalModel], least: str | None) -> Iterator[str]:
-    """Why candidates are not good enough for a route that demands `least`."""
+def demanded(candidates: Iterable[LocalModel], least: str | None) -> Iterator[tuple[LocalModel, str]]:
+    """The candidates that are not good enough for a route that demands `least`, and why."""
     for model in candidates:
         if least is not None and under(model.card.quantization, least):
-            yield f"{model.name!r} is a {model.card.quantization} file, and the route demands {least} or better"
+            yield (
+                model,
+                f"{model.name!r} is a {model.card.quantization} file, and the route demands {least} or better",
+            )
 
 
 def warnings(candidates: Iterable[LocalModel], quality: Quality | None) -> Iterator[str]:

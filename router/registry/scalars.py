@@ -36,13 +36,13 @@ def resolve(text: str) -> str | int | float | bool | None:
     if text in {"", "~"} or text.lower() == "null":
         return None
     if text.lower() in _BOOLEANS:
-        quoted = f"write true, false or '{text}'"
-        raise Ambiguous(f"{text} unquoted is a truth value to some YAML readers: {quoted}")
+        words = "write true or false; where it is text, put it in quotes"
+        raise Ambiguous(f"{text} unquoted is a truth value to some YAML readers: {words}")
     if _NUMBER.fullmatch(text):
         return _number(text)
     for pattern, why in _SURPRISES:
         if pattern.fullmatch(text):
-            advice = "write it plainly or put it in quotes"
+            advice = "write a number plainly, put text in quotes"
             raise Ambiguous(f"{shown(text)} unquoted is ambiguous: {why}; {advice}")
     return text
 

@@ -117,7 +117,10 @@ class Engine(Section):
     ubatch: Annotated[int, Field(ge=16, le=16384)] | None = None
     """Tokens of one micro-batch of prefill. Default 512."""
     ttl: Ttl | None = None
-    """Idle time after which the model leaves memory. Default 10m."""
+    """
+    Idle time after which the model leaves memory. 0s: after each request; never: only when others need its memory.
+    Default 10m.
+    """
     params: Params | None = None
 
 

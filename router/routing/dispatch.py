@@ -1,5 +1,6 @@
 """
-Lease, ask, release; a worker that dies before its first word is replaced once, unseen (G10).
+Lease, ask, release; a worker that dies before its first word is replaced once, unseen (G10), and a file that was
+replaced since the registry was read is read again once.
 
 The one rule: whatever happens, leaving `generate` gives the lease back; after a word nothing is tried again.
 """
@@ -13,7 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from router.domain.errors import WorkerCrashed
+from router.domain.errors import DoesNotFit, LoadFailed, RegistryInvalid, WorkerCrashed
 from router.domain.generation import Delta, EmbeddingRequest, Embeddings, GenerationRequest
 from router.domain.models import LocalModel
 from router.residency.manager import Lease, ResidencyManager, Worker
@@ -64,10 +65,20 @@ def _ignore(read: float | None) -> None:
     """For whoever does not want to hear."""
 
 
+async def _as_it_is(model: LocalModel) -> LocalModel | None:
+    return None
+
+
 class Dispatcher:
     def __init__(
-        self, residency: ResidencyManager, metrics: Metrics, clock: Callable[[], float] = time.monotonic
+        self,
+        residency: ResidencyManager,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+        reread: Callable[[LocalModel], Awaitable[LocalModel | None]] = _as_it_is,
     ) -> None:
+        """`reread`: the model as its file is now, or None where it is the same; may raise RegistryInvalid."""
+        self._reread = reread
         self._residency = residency
         self._metrics = metrics
         self._clock = clock
@@ -93,10 +104,10 @@ class Dispatcher:
         began = self._clock()
         terms = _Terms(wait, priority)
 
-        async def attempt(number: int) -> tuple[contextlib.AsyncExitStack, Answer]:
-            return await self._begin(model, request, terms, on_prompt, number)
+        async def attempt(current: LocalModel, number: int) -> tuple[contextlib.AsyncExitStack, Answer]:
+            return await self._begin(current, request, terms, on_prompt, number)
 
-        stack, answer = await self._twice(model, attempt)
+        stack, answer = await self._with_its_file(model, attempt)
         self._metrics.first_token.observe(self._clock() - began)
         async with stack:
             yield answer
@@ -112,24 +123,49 @@ class Dispatcher:
 
         terms = _Terms(wait, priority)
 
-        async def attempt(number: int) -> EmbeddingAnswer:
+        async def attempt(current: LocalModel, number: int) -> EmbeddingAnswer:
             async with contextlib.AsyncExitStack() as stack:
-                lease = await self._lease(stack, model, terms)
+                lease = await self._lease(stack, current, terms)
                 async with _crash_seen_by_all(lease.worker):
                     embeddings = await lease.worker.embed(request)
-                self._metrics.tokens.labels(model.name, "prompt").inc(embeddings.prompt_tokens)
-                return EmbeddingAnswer(*_served(lease, model), number, embeddings)
+                self._metrics.tokens.labels(current.name, "prompt").inc(embeddings.prompt_tokens)
+                return EmbeddingAnswer(*_served(lease, current), number, embeddings)
 
-        return await self._twice(model, attempt)
+        return await self._with_its_file(model, attempt)
 
-    async def _twice(self, model: LocalModel, attempt: Callable[[int], Awaitable[T]]) -> T:
+    async def load(self, model: LocalModel) -> None:
+        """An operator's load, of the file that is there now. Raises the kinds of Unavailable."""
+
+        async def attempt(current: LocalModel, number: int) -> None:
+            await self._residency.load(current)
+
+        await self._with_its_file(model, attempt)
+
+    async def latest(self, model: LocalModel) -> LocalModel:
+        """The model; as its file is now, if that is another one than when the registry was read."""
+        with contextlib.suppress(RegistryInvalid):
+            return await self._reread(model) or model
+        return model
+
+    async def _with_its_file(
+        self, model: LocalModel, attempt: Callable[[LocalModel, int], Awaitable[T]]
+    ) -> T:
+        """A model that cannot be loaded, and whose file was replaced meanwhile, is read again and tried once more."""
         try:
-            return await attempt(1)
+            return await self._twice(model, attempt)
+        except (LoadFailed, DoesNotFit):
+            if (latest := await self.latest(model)) is model:
+                raise
+        return await self._twice(latest, attempt)
+
+    async def _twice(self, model: LocalModel, attempt: Callable[[LocalModel, int], Awaitable[T]]) -> T:
+        try:
+            return await attempt(model, 1)
         except WorkerCrashed as crash:
             log.warning(
                 "the worker died before its first word; trying once more", model=model.name, reason=str(crash)
             )
-        return await attempt(2)
+        return await attempt(model, 2)
 
     async def _begin(
         self,

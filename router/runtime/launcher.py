@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Literal
 
 from router import protocol
@@ -25,6 +25,7 @@ from router.runtime.probe import Probe
 from router.runtime.process import WorkerProcess
 from router.runtime.pulse import DEAF, Pulse, Watch
 from router.runtime.spares import Spares
+from router.sizing.devices import Device
 from router.telemetry import Metrics, logger
 
 log = logger("runtime")
@@ -130,7 +131,7 @@ class ProcessLauncher:
         await departure.weigh()
 
     async def dry_run(self, path: str, options: EngineOptions) -> tuple[dict[str, Footprint] | None, str]:
-        """What llama.cpp says it would allocate, or None and the reason."""
+        """What llama.cpp says it would allocate, or None and the reason. Raises ModelRefused."""
         return await self._probe.dry_run(path, options)
 
     async def build(self) -> str:
@@ -170,6 +171,15 @@ class ProcessLauncher:
 
     def _observe(self, model: LocalModel, phase: str, began: float) -> None:
         self._metrics.observe_load(model.name, phase, time.monotonic() - began)
+
+
+async def usable(launcher: ProcessLauncher, found: Sequence[Device]) -> tuple[Device, ...]:
+    """A GPU that the engine was not built for is none: its models would all fail there."""
+    gpus = [device.name for device in found if device.kind == "cuda"]
+    if not gpus or await launcher.offloads():
+        return tuple(found)
+    log.warning("the engine was built without GPU support; models go to host memory", gpus=gpus)
+    return tuple(device for device in found if device.kind != "cuda")
 
 
 class _Died(LoadFailed):

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 
 from router import protocol
-from router.domain.errors import LoadFailed
+from router.domain.errors import LoadFailed, ModelRefused
 from router.domain.models import EngineOptions, Footprint
 from router.runtime.process import WorkerProcess
 from router.runtime.spares import Spares
@@ -50,7 +50,11 @@ class Probe:
         return self._offloads
 
     async def dry_run(self, path: str, options: EngineOptions) -> tuple[dict[str, Footprint] | None, str]:
-        """The footprints by device name, or None and the reason: also when the question crashed or froze the process."""
+        """
+        The footprints by device name, or None and the reason: also when the question crashed or froze the process.
+
+        Raises ModelRefused when the engine answered that it does not run the file with these options.
+        """
         try:
             process = await self._alive()
         except LoadFailed as error:
@@ -61,6 +65,8 @@ class Probe:
             process.send(protocol.DryRun(id, path, options))
             async with asyncio.timeout(self._answer_seconds):
                 done = await answer
+            if done.refused:
+                raise ModelRefused(done.message)
             return done.footprints, done.message
         except TimeoutError:
             process.kill("killed because a dry run did not end")

@@ -234,7 +234,12 @@ def _show(
     from router.simulate import table
 
     if as_json:
-        facts = {"registry": str(registry.path), "budgets": dict(house.budgets), "slo_seconds": slo}
+        facts = {
+            "registry": str(registry.path),
+            "budgets": dict(house.budgets),
+            "slo_seconds": slo,
+            "bytes": "at most",
+        }
         print(json.dumps({**facts, "policies": [one.facts() for one in found]}, indent=2))
         return
     from rich.console import Console
@@ -245,6 +250,7 @@ def _show(
     console.print(table.policies(found))
     print(f"\nBy model, under {found[0].policy}:\n")
     console.print(table.by_model(found[0]))
+    print("\nWhat models take is by the formula: at most so much; router check asks llama.cpp.")
 
 
 @contextlib.contextmanager

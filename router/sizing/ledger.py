@@ -5,8 +5,10 @@ every start.
 The one rule: a cache. Content that is broken, foreign or too large is no content, and a directory that cannot
 be written only costs the next start its time.
 
-Three kinds of entries:
+Kinds of entries:
 * planned: footprints by engine build, model file and engine options, from a dry run;
+* refused: why the engine does not run that file with those options; by the file itself even where its hash is
+  pinned, since a pin says what the file should be and not what it is;
 * measured: the same key, from a worker that served: the largest that was seen, device by device;
 * overhead: bytes by engine build and device that a process holds beyond llama.cpp's buffers on a GPU (CUDA
   context, kernels, scratch pools), the largest that was seen. A plan of a model never loaded counts with it.
@@ -32,6 +34,8 @@ _VERSION = 2
 _JITTER = 2**20
 """So much more is no news: the heap of a process is never twice the same."""
 _MAX_OVERHEAD = 8 * 2**30
+_MAX_REASON = 1000
+"""Characters."""
 
 Sizes = Mapping[str, Footprint]
 """Footprints by device name."""
@@ -47,6 +51,7 @@ class _Key(msgspec.Struct, frozen=True):
 class _Entry(msgspec.Struct, frozen=True):
     planned: dict[str, Footprint] | None = None
     measured: dict[str, Footprint] | None = None
+    refused: str | None = None
 
 
 class _Content(msgspec.Struct, frozen=True):
@@ -70,6 +75,10 @@ class Ledger:
         """What a dry run said of the model placed like `engine`."""
         return self._get(build, model, engine).planned
 
+    def refused(self, build: str, model: LocalModel, engine: EngineOptions) -> str | None:
+        """Why the engine refused the model placed like `engine`; None = it was not seen to."""
+        return self._get(build, _unpinned(model), engine).refused
+
     def measured(self, build: str, model: LocalModel, engine: EngineOptions) -> Sizes | None:
         """The most that a worker was seen to hold."""
         return self._get(build, model, engine).measured
@@ -82,6 +91,10 @@ class Ledger:
         """Keep and save. Kept in memory alone where it cannot be saved."""
         known = self._get(build, model, engine)
         self._put(build, model, engine, _Entry(dict(sizes), known.measured))
+
+    def refuse(self, build: str, model: LocalModel, engine: EngineOptions, reason: str) -> None:
+        """Keep and save why it is not run, until build, file or options change."""
+        self._put(build, _unpinned(model), engine, _Entry(refused=reason[:_MAX_REASON]))
 
     def measure(self, build: str, model: LocalModel, engine: EngineOptions, sizes: Sizes) -> Sizes:
         """Keep what was measured where it is more than before; returns what is known now."""
@@ -122,6 +135,10 @@ class Ledger:
             _write(self._path, _Content(_VERSION, self._entries, self._overheads))
 
 
+def _unpinned(model: LocalModel) -> LocalModel:
+    return msgspec.structs.replace(model, sha256=None)
+
+
 def _digest(build: str, model: LocalModel, engine: EngineOptions) -> str:
     """A file whose hash the registry states is the same file wherever it lies."""
     key = (
@@ -147,6 +164,8 @@ def _read(path: Path) -> _Content:
 
 
 def _possible(entry: _Entry) -> bool:
+    if entry.refused is not None and not (entry.refused.isprintable() and len(entry.refused) <= _MAX_REASON):
+        return False
     every = [*(entry.planned or {}).values(), *(entry.measured or {}).values()]
     return all(part >= 0 for f in every for part in (f.weights, f.kv_cache, f.compute, f.overhead))
 

@@ -26,6 +26,7 @@ from router.engine.engine import (
     EmbeddingJob,
     Engine,
     Finished,
+    ModelRefused,
     OutOfMemory,
     Output,
     Progressed,
@@ -253,7 +254,8 @@ class Service:
             dry_run = functools.partial(self._kind.dry_run, command.path, command.options)
             return protocol.DryRunDone(command.id, self._sandbox.confined(command.path, dry_run))
         except Exception as error:
-            return protocol.DryRunDone(command.id, None, str(error) or type(error).__name__)
+            reason = str(error) or type(error).__name__
+            return protocol.DryRunDone(command.id, None, reason, isinstance(error, ModelRefused))
 
 
 def failure(id: str, error: Exception) -> protocol.Failed:

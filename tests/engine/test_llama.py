@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from router.domain.errors import InvalidRequest
 from router.domain.generation import GenerationRequest, SamplingParams, TextPrompt
 from router.domain.models import EngineOptions
 from router.engine import llama
-from router.engine.batch import DecodeFailed, EngineError, Work
-from tests.engine import tiny
+from router.engine.batch import DecodeFailed, EngineError, ModelRefused, Work
+from tests.engine import refused, tiny
 from tests.models.engine_scene import chat, embed, generate, one, open_engine
 
 
@@ -216,3 +217,19 @@ def test_a_dry_run_reads_a_model_without_loading_it(tiny_llama: Path):
     assert (planned.weights, planned.kv_cache, planned.compute) == (held.weights, held.kv_cache, held.compute)
     assert planned.kv_cache == 512 * 3 * tiny.LAYERS * 2 * (tiny.WIDTH // tiny.HEADS) * 2
     assert backend.mapped == held.weights
+
+
+@pytest.mark.parametrize("kind", refused.EVERY)
+def test_a_whole_file_that_llama_cpp_does_not_run_is_a_refusal(tmp_path: Path, kind: str):
+    make, reason = refused.EVERY[kind]
+    path = str(make(tmp_path / "m.gguf"))
+    with pytest.raises(ModelRefused, match=re.escape(reason)):
+        llama.dry_run(path, EngineOptions(context=256, slots=1))
+
+
+def test_what_lies_in_the_machine_is_no_refusal(tiny_llama: Path, tmp_path: Path):
+    with pytest.raises(EngineError, match="is not a file") as missing:
+        llama.dry_run(str(tmp_path / "missing.gguf"), EngineOptions())
+    with pytest.raises(EngineError, match="has no device gpu7") as device:
+        llama.dry_run(str(tiny_llama), EngineOptions(devices=("gpu7",)))
+    assert not any(isinstance(caught.value, ModelRefused) for caught in (missing, device))

@@ -71,6 +71,29 @@ def test_a_lack_of_memory_is_known_by_its_words(said: bytes, lacked: bool):
     assert llama_log.ran_out() is lacked
 
 
+@pytest.mark.parametrize(
+    ("said", "passes"),
+    [
+        (
+            b"llama_init_from_model: failed to initialize the context: failed to initialize CUDA0 backend",
+            True,
+        ),
+        (b"ggml_cuda_init: CUDA error: device busy", True),
+        (b"llama_model_load: error loading model: failed to open /m.gguf: Too many open files", True),
+        (b"llama_model_load: error loading model: read error: Input/output error", True),
+        (b"alloc_buffer: cudaMalloc failed: out of memory", True),
+        (b"llama_model_load: error loading model: unknown model architecture: 'x'", False),
+        (b"llama_model_load: error loading model: check_tensor_dims: tensor 'a' not found", False),
+        (b"llama_init_from_model: failed to initialize the context: no such type", False),
+    ],
+)
+def test_a_cause_that_lies_in_the_machine_is_told_from_one_in_the_file(said: bytes, passes: bool):
+    assert llama_log.may_pass()  # nothing was said: nobody knows
+    lines = llama_log._Lines()
+    lines.take(ERROR, said + b"\n")
+    assert llama_log.may_pass() is passes
+
+
 def test_without_an_error_there_is_nothing_to_say():
     assert llama_log.complaint() == "."
 

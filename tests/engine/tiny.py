@@ -62,6 +62,18 @@ def bert(path: Path, *, pooling: gguf.PoolingType = gguf.PoolingType.MEAN, conte
     return writer.finish(output_norm=False)
 
 
+def causal(path: Path, architecture: str, *, feeds: bool = True) -> Path:
+    """What `llama` writes, under any name; `feeds`: with its feed-forward tensors."""
+    writer = _Writer(path, architecture, 2048)
+    writer.byte_vocabulary(adds_bos=False)
+    for block in writer.blocks():
+        writer.attention(block)
+        writer.norms(block, "attn_norm", "ffn_norm")
+        if feeds:
+            writer.gated_ffn(block)
+    return writer.finish()
+
+
 class _Writer(gguf.GGUFWriter):
     def __init__(self, path: Path, architecture: str, context: int, split: int = 0) -> None:
         super().__init__(path, architecture, split_max_tensors=split)

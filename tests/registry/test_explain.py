@@ -37,7 +37,7 @@ def explained(text: str) -> list[str]:
         ("{path: x, pinned: 1}", "f:3:24: models.a.pinned: expected true or false, got 1"),
         (
             "{path: x, ttl: 600}",
-            "f:3:21: models.a.ttl: expected a duration such as 90s, 10m or 2h (write 600s",
+            "f:3:21: models.a.ttl: expected a duration such as 90s, 10m or 2h (write 600s); or never",
         ),
         ("{path: x, aliases: b}", "f:3:25: models.a.aliases: expected a list, got 'b'"),
         ("{path: x, aliases: [b, 3]}", "f:3:29: models.a.aliases[1]: expected text, got 3"),
@@ -91,6 +91,7 @@ def test_each_fault_of_a_model_is_told_plainly_and_at_its_place(model: str, expe
             "cloud: {a: {api_key: sk-123}}",
             "expected {env: NAME} or {file: path}: a key itself does not belong",
         ),
+        ("devices: {a: {budget: 80}}", "f:1:23: devices.a.budget: 80 bytes? write 80% or 80GiB"),
         ("devices: {a: {budget: 9G}}", "f:1:23: devices.a.budget: expected a size such as 9GiB"),
         ("devices: {}", "f:1:10: devices: expected at least 1 entry, got none"),
         ("limits: {max_wait: 5}", "f:1:20: limits.max_wait: expected a duration"),
@@ -112,7 +113,7 @@ def test_each_fault_elsewhere_is_told_plainly_and_at_its_place(text: str, expect
 def test_what_the_text_itself_has_wrong_is_told_once() -> None:
     assert explained(MODEL + "{path: x, preload: yes, contxt: 1}") == [
         "f:3:25: models.a.preload: yes unquoted is a truth value to some YAML readers: "
-        "write true, false or 'yes'",
+        "write true or false; where it is text, put it in quotes",
         "f:3:30: models.a.contxt: unknown key; did you mean context?",
     ]
 

@@ -86,11 +86,16 @@ def test_a_default_context_stops_at_the_models_own(folder: Folder) -> None:
     assert folder.load("defaults: {context: 9000}\n" + ONE).models["a"].engine.context == 1000
 
 
-def test_a_context_over_the_models_own_is_an_error_at_its_line(folder: Folder) -> None:
+def test_a_context_over_the_models_own_breaks_that_model_alone_and_is_told_at_its_line(
+    folder: Folder,
+) -> None:
     folder.model(context=1000)
-    assert folder.problems("version: 1\nmodels:\n  a:\n    path: a.gguf\n    context: 1001\n") == [
-        "registry.yaml:5:14: models.a.context: the model was made for 1000 tokens at most, got 1001"
-    ]
+    text = "version: 1\nmodels:\n  a:\n    path: a.gguf\n    context: 1001\n  b: {path: a.gguf}\n"
+    registry = folder.load(text)
+    reason = "the model was made for 1000 tokens at most, got 1001"
+    assert {name: model.problem for name, model in registry.models.items()} == {"a": reason, "b": None}
+    assert folder.short(registry.warnings) == [f"registry.yaml:5:14: models.a.context: {reason}"]
+    assert folder.short([registry.say("a", "x")]) == ["registry.yaml:5:14: models.a.context: x"]
 
 
 def test_all_problems_of_all_kinds_come_at_once_in_the_order_of_the_file(folder: Folder) -> None:
@@ -107,7 +112,7 @@ models:
         "registry.yaml:4:30: models.b.context: the model was made for 1000 tokens at most, got 2000",
         "registry.yaml:4:46: models.b.aliases[0]: 'a' is the name of a model already",
         "registry.yaml:5:28: models.c.slots: 017 unquoted is ambiguous: "
-        "some YAML readers take the leading zero for octal; write it plainly or put it in quotes",
+        "some YAML readers take the leading zero for octal; write a number plainly, put text in quotes",
         "registry.yaml:6:30: models.d.context: expected an integer, got 'eight'",
     ]
 

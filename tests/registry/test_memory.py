@@ -13,7 +13,9 @@ LINKED = (Device("gpu0", "cuda", 2000, 1900, linked=True), Device("gpu1", "cuda"
 
 
 def declared(**budgets: int | str) -> dict[str, schema.Device]:
-    return {name: schema.Device.model_validate({"budget": budget}) for name, budget in budgets.items()}
+    """A number is so many bytes, written as such."""
+    texts = {name: f"{budget}B" if isinstance(budget, int) else budget for name, budget in budgets.items()}
+    return {name: schema.Device.model_validate({"budget": budget}) for name, budget in texts.items()}
 
 
 def test_undeclared_every_gpu_gives_four_fifths_and_the_host_half() -> None:
@@ -103,7 +105,7 @@ def test_bytes_for_people() -> None:
 
 
 def test_a_limit_of_temperature_goes_with_its_gpu_and_auto_on_the_host_has_none() -> None:
-    warm = schema.Device.model_validate({"budget": 300, "max_temperature": 84})
+    warm = schema.Device.model_validate({"budget": "300B", "max_temperature": 84})
     assert choose([GPU0, HOST], {"auto": warm}).max_temperatures == {"gpu0": 84}
     assert choose([HOST], {"auto": warm}).max_temperatures == {}
     assert choose([GPU0, HOST], declared(gpu0=300)).max_temperatures == {}
@@ -113,10 +115,10 @@ def test_a_limit_of_temperature_goes_with_its_gpu_and_auto_on_the_host_has_none(
 @pytest.mark.parametrize("degrees", [49, 111, -1, 84.5, "84", True])
 def test_a_limit_that_makes_no_sense_is_refused(degrees: object) -> None:
     with pytest.raises(ValueError, match="max_temperature"):
-        schema.Device.model_validate({"budget": 300, "max_temperature": degrees})
+        schema.Device.model_validate({"budget": "300B", "max_temperature": degrees})
 
 
 def test_the_host_has_no_limit_since_it_does_not_say_how_hot_it_is() -> None:
-    warm = schema.Device.model_validate({"budget": 300, "max_temperature": 84})
+    warm = schema.Device.model_validate({"budget": "300B", "max_temperature": 84})
     with pytest.raises(ValueError, match="the host takes no max_temperature"):
         choose([GPU0, HOST], {"host": warm})

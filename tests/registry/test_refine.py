@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from router.domain.errors import ModelRefused
 from router.domain.models import ALL_LAYERS, EngineOptions, Footprint
 from router.registry import fit
 from router.registry.refine import Refiner
@@ -96,3 +97,45 @@ async def test_what_was_measured_is_reserved_and_the_estimate_stays(folder: Fold
     (known,) = (await Refiner(DryRuns(EXACT), ledger).refine(registry)).models["a"].placements
     assert known.bytes == {"host": 3 * MiB}
     assert known.footprints == EXACT
+
+
+class Refusing(DryRuns):
+    async def dry_run(self, path: str, options: EngineOptions) -> tuple[dict[str, Footprint] | None, str]:
+        await super().dry_run(path, options)
+        raise ModelRefused("unknown model\narchitecture")
+
+
+async def test_a_refusal_is_the_models_problem_with_its_line_and_is_remembered(
+    folder: Folder, tmp_path: Path, ledger: Ledger
+) -> None:
+    folder.model()
+    runs = Refusing()
+    registry = folder.load(ONE)
+    refined = await Refiner(runs, ledger).refine(registry)
+    assert refined.models["a"].problem == "unknown model?architecture"
+    assert folder.short(refined.warnings) == ["registry.yaml:3:3: models.a: unknown model?architecture"]
+    assert await Refiner(runs, Ledger(tmp_path / "footprints.json")).refine(registry) == refined
+    assert len(runs.asked) == 1
+
+
+async def test_another_file_is_asked_about_again_even_under_a_pinned_hash(
+    folder: Folder, ledger: Ledger
+) -> None:
+    folder.model()
+    pinned = ONE.replace("a.gguf", f"a.gguf, sha256: {'a' * 64}")
+    runs = Refusing()
+    await Refiner(runs, ledger).refine(folder.load(pinned))
+    folder.model(width=64)
+    refined = await Refiner(DryRuns(EXACT), ledger).refine(folder.load(pinned))
+    assert refined.models["a"].problem is None
+    assert refined.models["a"].placements[0].footprints == EXACT
+
+
+async def test_a_footprint_is_exact_by_a_dry_run_or_a_measurement(folder: Folder, ledger: Ledger) -> None:
+    folder.model()
+    registry = folder.load(ONE)
+    (way,) = (await Refiner(DryRuns(None), ledger).refine(registry)).models["a"].placements
+    assert not way.exact
+    ledger.measure("build-1", registry.models["a"], way.engine, {"host": Footprint(3 * MiB)})
+    (way,) = (await Refiner(DryRuns(None), ledger).refine(registry)).models["a"].placements
+    assert way.exact

@@ -7,9 +7,10 @@ import contextlib
 import itertools
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
-from router.domain.errors import InvalidRequest, LeaseTimeout, LoadFailed, WorkerCrashed
+from router.domain.errors import InvalidRequest, LeaseTimeout, LoadFailed, RegistryInvalid, WorkerCrashed
 from router.domain.generation import (
     Delta,
     EmbeddingRequest,
@@ -18,6 +19,7 @@ from router.domain.generation import (
     TextPrompt,
     Usage,
 )
+from router.domain.models import LocalModel
 from router.routing import dispatch
 from router.routing.dispatch import Dispatcher
 from router.telemetry import Metrics
@@ -210,3 +212,43 @@ async def test_embeddings_are_counted_and_retried_like_the_rest(house: Scene) ->
     worker.embed = crash  # type: ignore[method-assign,assignment]
     assert (await house.house.dispatcher.embed(A, asked)).attempts == 2
     assert leases(house) == 0
+
+
+async def test_a_model_that_cannot_be_loaded_is_tried_once_more_with_the_file_of_now(house: Scene) -> None:
+    asked: list[LocalModel] = []
+
+    async def reread(model: LocalModel) -> LocalModel | None:
+        asked.append(model)
+        return msgspec.structs.replace(model, problem=None)
+
+    broken = msgspec.structs.replace(A, problem="half a file")
+    dispatcher = Dispatcher(house.house.residency, house.house.metrics, reread=reread)
+    async with dispatcher.generate(broken, REQUEST) as answer:
+        assert [delta.text async for delta in answer.deltas] == ["Hello", " world", ""]
+    await dispatcher.load(broken)
+    assert asked == [broken]  # the second time it was in memory
+
+
+async def test_the_file_of_now_is_tried_once_and_an_unchanged_one_not_again(house: Scene) -> None:
+    asked: list[LocalModel] = []
+
+    async def still(model: LocalModel) -> LocalModel | None:
+        asked.append(model)
+        return msgspec.structs.replace(model, problem="still broken") if len(asked) == 1 else None
+
+    broken = msgspec.structs.replace(A, problem="broken")
+    dispatcher = Dispatcher(house.house.residency, house.house.metrics, reread=still)
+    for words in ("still broken", "^broken"):
+        with pytest.raises(LoadFailed, match=words):
+            await dispatcher.load(broken)
+    assert len(asked) == 2
+
+
+async def test_a_registry_that_cannot_be_read_again_leaves_the_first_error(house: Scene) -> None:
+    async def refused(model: LocalModel) -> LocalModel | None:
+        raise RegistryInvalid(["r.yaml:1:1: no"])
+
+    broken = msgspec.structs.replace(A, problem="broken")
+    dispatcher = Dispatcher(house.house.residency, house.house.metrics, reread=refused)
+    with pytest.raises(LoadFailed, match="broken"):
+        await dispatcher.load(broken)

@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,7 +14,8 @@ from router import protocol
 from router.domain.errors import LoadFailed
 from router.domain.models import FileIdentity, LocalModel
 from router.domain.news import Freed, News, Stuck
-from router.runtime.launcher import ProcessLauncher
+from router.runtime.launcher import ProcessLauncher, usable
+from router.sizing.devices import Device
 from router.sizing.parts import identity
 from router.telemetry import Metrics
 from tests.local import heard, launch, local_model, quiet
@@ -229,3 +231,20 @@ async def test_the_hash_is_the_first_half_of_the_progress(tmp_path: Path) -> Non
         async with launch(launcher, "m#1", model, heard(fractions)):
             pass
     assert fractions == [0.5, 0.75]
+
+
+class Offloading:
+    """The part of the launcher that says whether the engine was built for GPUs."""
+
+    def __init__(self, offloads: bool) -> None:
+        self._offloads = offloads
+
+    async def offloads(self) -> bool:
+        return self._offloads
+
+
+@pytest.mark.parametrize("offloads", [True, False])
+async def test_a_gpu_that_the_engine_was_not_built_for_is_none(offloads: bool) -> None:
+    found = (Device("gpu0", "cuda", 9, 9), Device("host", "cpu", 9, 9))
+    launcher: Any = Offloading(offloads)
+    assert await usable(launcher, found) == (found if offloads else found[1:])

@@ -4,7 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
+
 from router import protocol
+from router.domain.errors import ModelRefused
 from router.domain.models import EngineOptions, Footprint
 from router.runtime.probe import Probe
 from tests.runtime.fakes import FakeProcess, FakeSpares
@@ -68,3 +71,13 @@ async def test_the_build_is_asked_once() -> None:
         assert await probe.build() == "fake build"
         probe._retire()
         assert await probe.build() == "fake build"
+
+
+async def test_a_refusal_is_told_apart_from_a_dry_run_that_could_not_be_had() -> None:
+    def refuses(process: FakeProcess, command: protocol.Command) -> None:
+        if isinstance(command, protocol.DryRun):
+            process.on_event(protocol.DryRunDone(command.id, None, "unknown architecture", refused=True))
+
+    async with probing(FakeProcess(refuses)) as (probe, _):
+        with pytest.raises(ModelRefused, match="unknown architecture"):
+            await probe.dry_run("m", OPTIONS)

@@ -64,6 +64,7 @@ def test_a_table_is_for_people() -> None:
     lines = done.stdout.splitlines()
     assert lines[0].startswith("50 requests in ")
     assert [line.split()[0] for line in lines[2:5]] == ["policy", "lru", "fifo"]
+    assert "at most so much" in lines[-1]
     assert any(line.startswith("translate") for line in lines)
 
 

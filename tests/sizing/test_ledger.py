@@ -145,3 +145,14 @@ def test_a_directory_in_the_place_of_the_file_is_left_alone(path: Path) -> None:
 def test_saving_leaves_nothing_beside_the_file(path: Path) -> None:
     Ledger(path).plan("b1", MODEL, MODEL.engine, SIZE)
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_refusal_is_kept_by_the_file_itself_and_never_by_the_hash_that_it_should_have(path: Path) -> None:
+    pinned = msgspec.structs.replace(MODEL, sha256="a" * 64)
+    Ledger(path).refuse("b1", pinned, MODEL.engine, "unknown architecture")
+    book = Ledger(path)
+    assert book.refused("b1", pinned, MODEL.engine) == "unknown architecture"
+    assert book.refused("b2", pinned, MODEL.engine) is None
+    other = msgspec.structs.replace(pinned, file=FileIdentity(9, 9, 9, 9))
+    assert book.refused("b1", other, MODEL.engine) is None
+    assert book.planned("b1", pinned, MODEL.engine) is None

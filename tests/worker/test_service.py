@@ -11,6 +11,7 @@ from router import protocol
 from router.domain.errors import ContextOverflow, InvalidRequest
 from router.domain.generation import EmbeddingRequest, GenerationRequest, TextPrompt
 from router.domain.models import EngineOptions, Footprint
+from router.engine.engine import ModelRefused
 from router.worker import life
 from router.worker.backends import Progress
 from router.worker.service import failure
@@ -274,3 +275,12 @@ def test_a_pong_tells_whether_the_engine_is_busy_and_how_far_it_is() -> None:
     assert isinstance(pong, protocol.Pong)
     assert pong.busy
     assert pong.steps >= 1
+
+
+def test_a_refusal_by_the_engine_is_told_from_a_dry_run_that_failed() -> None:
+    def dry_run(path: str, options: EngineOptions) -> dict[str, Footprint]:
+        raise ModelRefused("unknown architecture")
+
+    with running(dry_run=dry_run) as worker:
+        worker.gateway.send(protocol.DryRun("d", "/m.gguf", EngineOptions()))
+        assert worker.gateway.next() == protocol.DryRunDone("d", None, "unknown architecture", refused=True)
