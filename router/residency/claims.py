@@ -7,7 +7,7 @@ The one rule: bytes are counted by device, and free is what nobody holds and nob
 from __future__ import annotations
 
 from router.domain.memory import Bytes, fits, lacking, left
-from router.domain.models import LocalModel
+from router.domain.models import LocalModel, Placement
 from router.residency import policy
 from router.residency.state import Instance, Phase, Waiter
 from router.residency.steps import Steps
@@ -47,23 +47,29 @@ class Claims(Steps):
     def _claim(self, waiter: Waiter, now: float) -> bool:
         """Start the waiter's model if memory allows, else free some. True when it was started."""
         tables = self.tables
-        ways = tables.ways(waiter.model, waiter.fingerprint)
-        needs = [tables.need(waiter.fingerprint, placement) for placement in ways]
-        for placement, need in zip(ways, needs, strict=True):
+        ways = self._ways(waiter.model, waiter.fingerprint)
+        for placement in ways:
+            need = tables.need(waiter.fingerprint, placement)
             if fits(need, tables.free) and not self._squeezing(waiter, need):
                 self._start(waiter.model, placement, waiter.reason, now)
                 return True
         tables.claim = waiter.ticket
-        for victim in self._victims(waiter, needs, now):
+        for victim in self._victims(waiter, ways, now):
             self._evict(victim)
         return False
 
-    def _victims(self, waiter: Waiter, needs: list[Bytes], now: float) -> list[Instance]:
+    def _ways(self, model: LocalModel, fingerprint: str) -> list[Placement]:
+        """The placements that can ever fit, in the order in which they are tried."""
+        tables = self.tables
+        return policy.spread(tables.ways(model, fingerprint), tables.busy_slots(), tables.free)
+
+    def _victims(self, waiter: Waiter, ways: list[Placement], now: float) -> list[Instance]:
         """
-        Whose going makes one of `needs` fit, the first that can: idle models if they are enough, else the
+        Whose going makes one of `ways` fit, the first that can: idle models if they are enough, else the
         least recently used of those whose time is up.
         """
         tables = self.tables
+        needs = [tables.need(waiter.fingerprint, placement) for placement in ways]
         ready = [i for i in self._evictable() if policy.goes_at(waiter, i, tables.limits) <= now]
         soon = tables.free_after(Phase.STOPPING)
         later = tables.free_after(Phase.STOPPING, Phase.DRAINING)
@@ -74,10 +80,13 @@ class Claims(Steps):
         order = policy.ORDERS[tables.limits.eviction]
         losses = {i.fingerprint: policy.loss(tables.pace(i.fingerprint), now) for i in ready}
         for room, candidates in ((soon, []), (soon, idle), (later, []), (later, ready)):
-            for need in needs:
+            options = []
+            for placement, need in zip(ways, needs, strict=True):
                 missing = lacking(need, room)
                 if (chosen := policy.cover(missing, order(candidates, losses, missing))) is not None:
-                    return chosen
+                    options.append((placement, chosen))
+            if options:
+                return policy.least_loss(options, losses, tables.limits.eviction)
         return []
 
     def _squeezing(self, waiter: Waiter, need: Bytes) -> bool:
@@ -100,7 +109,7 @@ class Claims(Steps):
             return
         for fingerprint, model in sorted(tables.keep.items(), key=lambda item: not item[1].pinned):
             if self._is_unasked(fingerprint, model) and tables.failed(fingerprint, now) is None:
-                for placement in tables.ways(model, fingerprint):
+                for placement in self._ways(model, fingerprint):
                     if fits(tables.need(fingerprint, placement), tables.free):
                         self._start(model, placement, "preload", now)
                         break

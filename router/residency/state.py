@@ -188,6 +188,18 @@ class Tables:
         share = min((self.shares.get(device, 1.0) for device in on), default=1.0)
         return max(1, math.ceil(instance.slots * share))
 
+    def busy_slots(self) -> dict[str, int]:
+        """By device: slots of the models there that are in use, or will be as soon as a model that loads is there."""
+        busy: dict[str, int] = {}
+        for instance in self.instances.values():
+            count = len(instance.leases)
+            if instance.phase is Phase.LOADING:
+                waiting = sum(1 for _ in self.waiting_for(instance.fingerprint))
+                count = min(waiting, instance.model.engine.slots)
+            for device in (d for d, size in instance.placement.bytes.items() if size > 0):
+                busy[device] = busy.get(device, 0) + count
+        return busy
+
     def has_room(self, instance: Instance) -> bool:
         return instance.phase is Phase.READY and len(instance.leases) < self.places(instance)
 

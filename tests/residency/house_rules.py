@@ -36,7 +36,7 @@ from router.residency.events import (
     WorkerStuck,
 )
 from router.residency.policy import LINGER
-from router.residency.state import Phase
+from router.residency.state import Instance, Phase
 
 
 @dataclass
@@ -223,10 +223,44 @@ class Referee:
             assert first is not None, f"{name} is loaded for nobody"
             self._check_turn(model.fingerprint)
         assert action.placement in model.placements, f"{name} is placed as nobody said"
+        if model.fingerprint not in self.squeezed:
+            self._check_spread(model, action.placement)
         self.processes[name] = self._process(model, action.placement)
         need = [device for device, size in self.processes[name].bytes.items() if size > 0]
         room = {device: size for device, size in self.in_force.items() if device in need}
         assert fits(self._sum(), room), f"{name} does not fit: {self._sum()} of {room}"
+
+    def _check_spread(self, model: LocalModel, chosen: Placement) -> None:
+        """Of devices that would hold it whole, none with fewer busy slots, or as many and more free bytes, is left idle."""
+        room = left(self.in_force, *(i.reserved for i in self._known()))
+        there_now = {p.model.fingerprint for p in self.processes.values()}
+        if any(m.pinned and m.fingerprint not in there_now for m in self.desired.values()):
+            return  # room is kept for it
+        for other in self.core.tables.ways(model, model.fingerprint):
+            here, there = _whole_on(chosen), _whole_on(other)
+            if (
+                here is None
+                or there is None
+                or here[1] != there[1]
+                or not fits(self.need(model, other), room)
+            ):
+                continue
+            before = (self._busy(here[0]), -room[here[0]])
+            assert before <= (self._busy(there[0]), -room[there[0]]), f"{model.name} is piled upon {here[0]}"
+
+    def _known(self) -> list[Instance]:
+        """In the core's books, but for what it starts behind the action that is looked at."""
+        return [i for name, i in self.core.tables.instances.items() if name in self.processes]
+
+    def _busy(self, device: str) -> int:
+        return sum(self._users(p) for p in self.processes.values() if device in p.devices)
+
+    def _users(self, process: Process) -> int:
+        """Its leases; while it loads, who will have one."""
+        if process.up or process.dying:
+            return len(process.leases)
+        same = sum(w.model.fingerprint == process.model.fingerprint for w in self.waiting.values())
+        return min(same, process.model.engine.slots)
 
     def _check_turn(self, fingerprint: str) -> None:
         """Memory goes to the first in the queue that needs some, unless another had begun to free it."""
@@ -346,3 +380,9 @@ class Referee:
 
     def _sum(self) -> Bytes:
         return plus(*(p.bytes for p in self.processes.values()))
+
+
+def _whole_on(placement: Placement) -> tuple[str, int] | None:
+    """The one device that holds it, and how much of it; None for one in parts."""
+    held = [(device, size) for device, size in placement.bytes.items() if size > 0]
+    return held[0] if len(held) == 1 else None

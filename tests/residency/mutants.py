@@ -236,6 +236,13 @@ class AddsDevicesUp(Residency):
         return super()._claim(waiter, now)
 
 
+class PilesUp(Residency):
+    """Everything goes to the first device while the others are idle (seen on two cards)."""
+
+    def _ways(self, model: LocalModel, fingerprint: str) -> list[Placement]:
+        return self.tables.ways(model, fingerprint)
+
+
 class SeesNoStrangers(Residency):
     """The budget is believed whatever other processes take (ollama #9791 and many more)."""
 
@@ -312,6 +319,7 @@ MUTANTS: tuple[type[Residency], ...] = (
     FreesWhatRemains,
     FreesTheLiving,
     AddsDevicesUp,
+    PilesUp,
     SeesNoStrangers,
     FeelsNoHeat,
     StaysSlow,
