@@ -126,9 +126,8 @@ async def _run(
         apply(registry)
         dispatcher = Dispatcher(residency, metrics)
         peers = Peers(cloud.models, lambda: catalog.current.upstreams.values())
-        house = House(
-            settings, catalog, residency, dispatcher, metrics, cloud, Journeys(cloud, metrics), peers
-        )
+        journeys = Journeys(cloud, metrics, residency)
+        house = House(settings, catalog, residency, dispatcher, metrics, cloud, journeys, peers)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         watch = weighing.watch(lambda: spares.pids, residency.device_free)
         stack.callback(tasks.create_task(watch, name="weighing").cancel)

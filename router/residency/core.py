@@ -39,6 +39,8 @@ class Residency(WaitingRoom):
                 self._requested(event)
             case events.LeaseReleased(at, ticket):
                 self._released(at, ticket)
+            case events.RequestSpilled():
+                self._spilled(event)
             case events.WorkerReady():
                 self._ready(event)
             case events.WorkerLost(at, instance, reason):
@@ -181,6 +183,7 @@ class Residency(WaitingRoom):
         while self._serve(now) or self._spare():
             self._spare()
         self._preload(now)
+        self._load_spilled(now)
         self._wake(now)
 
     def _retire(self, now: float) -> None:

@@ -38,6 +38,16 @@ class LeaseReleased:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestSpilled:
+    """Another candidate is asked, since the wait for `model` here would be, or was, too long."""
+
+    at: float
+    model: LocalModel
+    waited: bool = False
+    """It waited here first, and was counted as a request then."""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerReady:
     at: float
     instance: str
@@ -134,6 +144,7 @@ class TimePassed:
 Event = (
     LeaseRequested
     | LeaseReleased
+    | RequestSpilled
     | WorkerReady
     | WorkerLost
     | WorkerFreed

@@ -175,6 +175,14 @@ class ResidencyManager:
         self._post(events.UnloadRequested(self._clock(), name))
         return len(before - {i.id for i in self._core.tables.instances.values() if i.open})
 
+    def spilled(self, model: LocalModel, waited: bool = False) -> None:
+        """
+        Another candidate is asked in place of `model`: it is loaded for the next ones if that costs nobody anything.
+
+        `waited`: the request had a lease of `model` refused, or was granted none in time.
+        """
+        self._post(events.RequestSpilled(self._clock(), model, waited))
+
     def expected_wait(self, model: LocalModel) -> float:
         """Seconds until a request for `model` that came now would have its lease: an estimate."""
         return expected_wait(self._core.tables, model, self._clock(), self._progress()).seconds
@@ -325,7 +333,7 @@ class ResidencyManager:
     def _came_up(self, instance: str, life: _Life, worker: Worker) -> None:
         life.worker, life.ready = worker, self._clock()
         self._loads_refused.pop(life.order.model.fingerprint, None)
-        resident = _resident(worker.resident, life.order.placement)
+        resident = life.order.placement.charged(worker.resident)
         took = life.ready - life.started
         self._report.ready(instance, self._model(instance), life.order.reason, resident, took)
         self._post(events.WorkerReady(life.ready, instance, worker.facts.slots, resident))
@@ -384,15 +392,3 @@ def _worker_view(life: _Life) -> WorkerView:
         return WorkerView(progress=life.progress)
     measured = together(worker.resident.values())
     return WorkerView(life.progress, worker.pid, measured, worker.gauges, worker.sandbox)
-
-
-def _resident(measured: Mapping[str, Footprint], placement: Placement) -> dict[str, int]:
-    """
-    Bytes by device. What the worker did not count is charged as estimated: a device that it says nothing of,
-    and the process's overhead where it counted only llama.cpp's buffers.
-    """
-    resident = dict(placement.bytes)
-    for device, held in measured.items():
-        estimated = placement.footprints.get(device, Footprint())
-        resident[device] = held.total + (0 if held.overhead else estimated.overhead)
-    return resident

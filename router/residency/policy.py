@@ -100,6 +100,24 @@ def spread(ways: Sequence[Placement], busy: Mapping[str, int], free: Bytes) -> l
     return sorted(ways, key=price)
 
 
+# Unasked --------------------------------------------------------------------------------------------------
+
+GIVES_WAY = 2.0
+"""How many times as often of late a model must have been asked for as those that give way to it unasked."""
+
+
+def gives_way(holder: Instance, holders: Pace, wanted: Pace, now: float, limits: Limits) -> bool:
+    """
+    Whether `holder` may be sent away for a model that nobody waits for.
+
+    It is idle, its minimum hold is over, and it was asked for much less of late: two models that are asked for
+    alike, in turn, would otherwise evict each other at each request.
+    """
+    if not holder.idle or now < held_until(holder, limits):
+        return False
+    return demand(wanted, now) > GIVES_WAY * demand(holders, now)
+
+
 # Whom ----------------------------------------------------------------------------------------------------
 
 HALF_LIFE = 300.0

@@ -15,7 +15,7 @@ from typing import Literal
 from router.domain.memory import Bytes, fits, left, plus
 from router.domain.models import EngineOptions, Limits, LocalModel, Placement
 
-StartReason = Literal["request", "preload", "operator"]
+StartReason = Literal["request", "preload", "operator", "spill"]
 StopReason = Literal["idle", "requested", "pressure", "changed", "oom"]
 
 
@@ -145,6 +145,8 @@ class Tables:
     """Sent away by an operator: not loaded unasked, even when pinned."""
     claim: int | None = None
     """The waiter for whom memory is being freed."""
+    spilled: str | None = None
+    """Fingerprint of a model that requests went past: to be loaded for the next ones if that costs nobody anything."""
     shutting_down: bool = False
 
     @property
@@ -224,6 +226,18 @@ class Tables:
     def room_alone(self, fingerprint: str) -> dict[str, int]:
         """The same if no stranger and no quarantined process took anything."""
         return left(self.budgets, *self._pinned_beside(fingerprint))
+
+    def kept_for_pinned(self, fingerprint: str) -> list[Bytes]:
+        """What pinned models will take that are not there, but for this one and those an operator sent away."""
+        return [
+            self.need(other, model.placements[0])
+            for other, model in self.keep.items()
+            if model.pinned
+            and model.problem is None
+            and other != fingerprint
+            and other not in self.dismissed
+            and self.serving(other) is None
+        ]
 
     def _pinned_beside(self, fingerprint: str) -> Iterator[Bytes]:
         for other, model in self.keep.items():

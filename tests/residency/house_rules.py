@@ -23,6 +23,7 @@ from router.residency.events import (
     LeaseRequested,
     ModelsDesired,
     RefuseLease,
+    RequestSpilled,
     ShutdownRequested,
     StartWorker,
     StopWorker,
@@ -36,7 +37,8 @@ from router.residency.events import (
     WorkerStuck,
 )
 from router.residency.policy import LINGER
-from router.residency.state import Instance, Phase
+from router.residency.state import Phase
+from tests.residency import background_rules
 
 
 @dataclass
@@ -55,6 +57,11 @@ class Process:
     excused: bool = False
     """It drains because an edit lowered the budget: then even a pinned one may go."""
     leases: set[int] = field(default_factory=set)
+    reason: str = "request"
+    since: float = 0.0
+    """When its load was ordered; once it is up, when that was."""
+    load: float = 0.0
+    """Seconds that it took."""
 
 
 class Referee:
@@ -78,6 +85,8 @@ class Referee:
         self.shares: Mapping[str, float] = {}
         self.squeezed: set[str] = set()
         """Their last load ran out of memory while somebody waited: one more try."""
+        self.spilled: set[str] = set()
+        """Versions that requests went past since they were last loaded."""
         self._fell: str | None = None
         self._claimed: str | None = None
 
@@ -108,9 +117,12 @@ class Referee:
                 self.waiting[event.ticket] = event
             case LeaseReleased(_, ticket):
                 self._release(ticket)
+            case RequestSpilled(_, model):
+                self.spilled.add(model.fingerprint)
             case WorkerReady(_, name, slots, resident):
                 process = self.processes[name]
                 process.up, process.slots = True, slots
+                process.load, process.since = event.at - process.since, event.at
                 self.squeezed.discard(process.model.fingerprint)
                 self.measured[process.model.fingerprint, process.engine] = resident
                 free = {d: max(size, 0) for d, size in left(self.in_force, self._sum()).items()}
@@ -187,7 +199,9 @@ class Referee:
                     excused = process.excused or not fits(self._sum(), self.budgets)
                     assert excused or not self._pinned(process), f"pinned {name} was evicted"
                     asked_for = self._claimed is not None or self.waiting
-                    assert excused or asked_for, f"{name} was evicted for nobody"
+                    assert excused or asked_for or self.spilled, f"{name} was evicted for nobody"
+                    if not excused and self._claimed is None and not self.absent():
+                        background_rules.check_eviction(self, now, name)
                 process.dying = True
             case GrantLease(ticket, name):
                 process = self.processes[name]
@@ -218,49 +232,20 @@ class Referee:
         if action.reason == "preload":
             assert not self.waiting, "a preload while somebody waits"
             assert model.pinned or model.preload
+        elif action.reason == "spill":
+            background_rules.check_load(self, model)
         else:
             first = next((w for w in self.waiting.values() if w.model.fingerprint == model.fingerprint), None)
             assert first is not None, f"{name} is loaded for nobody"
             self._check_turn(model.fingerprint)
         assert action.placement in model.placements, f"{name} is placed as nobody said"
         if model.fingerprint not in self.squeezed:
-            self._check_spread(model, action.placement)
+            background_rules.check_spread(self, model, action.placement)
         self.processes[name] = self._process(model, action.placement)
+        self.processes[name].since, self.processes[name].reason = now, action.reason
         need = [device for device, size in self.processes[name].bytes.items() if size > 0]
         room = {device: size for device, size in self.in_force.items() if device in need}
         assert fits(self._sum(), room), f"{name} does not fit: {self._sum()} of {room}"
-
-    def _check_spread(self, model: LocalModel, chosen: Placement) -> None:
-        """Of devices that would hold it whole, none with fewer busy slots, or as many and more free bytes, is left idle."""
-        room = left(self.in_force, *(i.reserved for i in self._known()))
-        there_now = {p.model.fingerprint for p in self.processes.values()}
-        if any(m.pinned and m.fingerprint not in there_now for m in self.desired.values()):
-            return  # room is kept for it
-        for other in self.core.tables.ways(model, model.fingerprint):
-            here, there = _whole_on(chosen), _whole_on(other)
-            if (
-                here is None
-                or there is None
-                or here[1] != there[1]
-                or not fits(self.need(model, other), room)
-            ):
-                continue
-            before = (self._busy(here[0]), -room[here[0]])
-            assert before <= (self._busy(there[0]), -room[there[0]]), f"{model.name} is piled upon {here[0]}"
-
-    def _known(self) -> list[Instance]:
-        """In the core's books, but for what it starts behind the action that is looked at."""
-        return [i for name, i in self.core.tables.instances.items() if name in self.processes]
-
-    def _busy(self, device: str) -> int:
-        return sum(self._users(p) for p in self.processes.values() if device in p.devices)
-
-    def _users(self, process: Process) -> int:
-        """Its leases; while it loads, who will have one."""
-        if process.up or process.dying:
-            return len(process.leases)
-        same = sum(w.model.fingerprint == process.model.fingerprint for w in self.waiting.values())
-        return min(same, process.model.engine.slots)
 
     def _check_turn(self, fingerprint: str) -> None:
         """Memory goes to the first in the queue that needs some, unless another had begun to free it."""
@@ -356,6 +341,11 @@ class Referee:
             else 0.0
         )
 
+    def absent(self) -> list[LeaseRequested]:
+        """Who waits for a model that is not there."""
+        there = {self.processes[name].model.fingerprint for name in self._open()}
+        return [w for w in self.waiting.values() if w.model.fingerprint not in there]
+
     def _open(self) -> set[str]:
         return {i.id for i in self.core.tables.instances.values() if i.open} & self.processes.keys()
 
@@ -380,9 +370,3 @@ class Referee:
 
     def _sum(self) -> Bytes:
         return plus(*(p.bytes for p in self.processes.values()))
-
-
-def _whole_on(placement: Placement) -> tuple[str, int] | None:
-    """The one device that holds it, and how much of it; None for one in parts."""
-    held = [(device, size) for device, size in placement.bytes.items() if size > 0]
-    return held[0] if len(held) == 1 else None

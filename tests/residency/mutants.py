@@ -14,6 +14,7 @@ from router.residency import events, policy
 from router.residency.core import Residency
 from router.residency.state import Instance, Phase, Waiter
 from router.residency.steps import Refusal
+from tests.residency import background_mutants
 
 
 class FreesOnStopRequest(Residency):
@@ -236,13 +237,6 @@ class AddsDevicesUp(Residency):
         return super()._claim(waiter, now)
 
 
-class PilesUp(Residency):
-    """Everything goes to the first device while the others are idle (seen on two cards)."""
-
-    def _ways(self, model: LocalModel, fingerprint: str) -> list[Placement]:
-        return self.tables.ways(model, fingerprint)
-
-
 class SeesNoStrangers(Residency):
     """The budget is believed whatever other processes take (ollama #9791 and many more)."""
 
@@ -319,7 +313,7 @@ MUTANTS: tuple[type[Residency], ...] = (
     FreesWhatRemains,
     FreesTheLiving,
     AddsDevicesUp,
-    PilesUp,
+    *background_mutants.MUTANTS,
     SeesNoStrangers,
     FeelsNoHeat,
     StaysSlow,

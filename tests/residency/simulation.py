@@ -21,6 +21,7 @@ from router.residency.events import (
     LeaseReleased,
     LeaseRequested,
     ModelsDesired,
+    RequestSpilled,
     ShutdownRequested,
     StartWorker,
     StopWorker,
@@ -144,6 +145,8 @@ class Life:
             self._at(draw.uniform(0, now), self._sleep)
         if draw.random() < 0.2:
             self._at(draw.uniform(0.5, 1.0) * now, lambda at: ShutdownRequested(at))
+        for _ in range(draw.choice([0, 0, requests // 4])):
+            self._at(draw.uniform(0, now), self._spill)
 
     def _request(self, ticket: int) -> Happening:
         name = self.random.choice([*self.models, *list(self.models)[:2]])
@@ -159,6 +162,10 @@ class Life:
 
     def _release(self, ticket: int) -> Happening:
         return lambda at: LeaseReleased(at, ticket)
+
+    def _spill(self, at: float) -> Event:
+        """A request for it is answered elsewhere."""
+        return RequestSpilled(at, self.models[self.random.choice(list(self.models))])
 
     def _edit(self, at: float) -> Event:
         draw = self.random
@@ -225,8 +232,9 @@ class Life:
     def _carry_out(self, now: float, action: Action) -> None:
         draw = self.random
         match action:
-            case StartWorker(name, wanted, placement):
+            case StartWorker(name, wanted, placement, reason):
                 self.stats["starts"] += 1
+                self.stats["spills"] += reason == "spill"
                 if draw.random() < (0.8 if wanted.name == self._rotten else 0.06):
                     self._at(now + draw.uniform(0, 3), self._exit(name, draw.random() < 0.5))
                 else:

@@ -20,6 +20,7 @@ from router.residency.events import (
     LeaseReleased,
     LeaseRequested,
     ModelsDesired,
+    RequestSpilled,
     ShutdownRequested,
     TimePassed,
     UnloadRequested,
@@ -113,6 +114,11 @@ class HouseMachine(RuleBasedStateMachine):
             deadline = None if wait is None else self.now + wait
             wanted = self.models[name]
             self.referee.tell(LeaseRequested(self.now, self.tickets, wanted, deadline, priority=priority))
+
+    @rule(name=st.sampled_from(NAMES), count=st.integers(1, 4))
+    def spill(self, name: str, count: int) -> None:
+        for _ in range(count):
+            self.referee.tell(RequestSpilled(self.now, self.models[name]))
 
     @precondition(lambda self: self.clients())
     @rule(number=st.integers(0, 99))
