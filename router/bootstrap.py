@@ -98,7 +98,9 @@ async def _run(
     listener: socket.socket,
     ready: Callable[[Registry, str], None] | None,
 ) -> None:
-    found = await usable(launcher, devices.detect())
+    there = devices.detect()
+    launcher.dry_runs.see({device.name: device.uuid for device in there if device.uuid})
+    found = await usable(launcher, there)
     ledger = Ledger(settings.cache / "footprints.json")
     meter = launcher.devices = Meter(found)
     weighing = Weighing(launcher, meter, ledger)
@@ -121,6 +123,8 @@ async def _run(
         core = Residency(registry.budgets, registry.limits)
         residency = await stack.enter_async_context(ResidencyManager(core, weighing, metrics))
         cloud = await stack.enter_async_context(Cloud(settings.state / "spend.db", metrics))
+        launcher.dry_runs.report_to(residency.dry_runs_hold)
+        stack.callback(launcher.dry_runs.report_to, lambda held: None)
         applied.append(lambda new: residency.reconcile(new.models, new.budgets, new.limits))
         applied.append(lambda new: cloud.reconcile(new.upstreams))
         apply(registry)

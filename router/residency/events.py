@@ -106,6 +106,16 @@ class DeviceFree:
 
 
 @dataclass(frozen=True, slots=True)
+class DryRunsHold:
+    """
+    What dry-run processes hold of each device: for seconds, so that loads wait for it and nobody is evicted or refused.
+    """
+
+    at: float
+    held: Bytes
+
+
+@dataclass(frozen=True, slots=True)
 class DevicePaced:
     """How much of their slots models on a hot device may use, 0 to 1. Devices that are not named: all of them."""
 
@@ -151,6 +161,7 @@ Event = (
     | WorkerStuck
     | WorkerExited
     | DeviceFree
+    | DryRunsHold
     | DevicePaced
     | ModelsDesired
     | UnloadRequested

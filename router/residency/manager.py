@@ -197,6 +197,10 @@ class ResidencyManager:
         self._post(events.DeviceFree(now, free_beside))
         self._report.strangers(before, self._core.tables)
 
+    def dry_runs_hold(self, held: Bytes) -> None:
+        """What dry-run processes hold of each device; said again whenever it changes."""
+        self._post(events.DryRunsHold(self._clock(), held))
+
     def device_paced(self, shares: Mapping[str, float]) -> None:
         """How much of their slots models on a hot device may use; said again whenever it changes."""
         self._post(events.DevicePaced(self._clock(), shares))

@@ -120,6 +120,8 @@ class Tables:
     limits: Limits
     free_beside: Bytes = field(default_factory=dict)
     """Bytes that other processes leave; a device that is not named has no strangers."""
+    dry_runs: Bytes = field(default_factory=dict)
+    """Bytes that dry-run processes hold for the moment."""
     shares: Mapping[str, float] = field(default_factory=dict)
     """Of its slots that a model on a hot device may use; a device that is not named slows nobody."""
     instances: dict[str, Instance] = field(default_factory=dict)
@@ -155,12 +157,14 @@ class Tables:
 
     @property
     def free(self) -> dict[str, int]:
-        """Negative only after an edit lowered a budget or strangers came, until enough is gone."""
+        """Negative only after an edit lowered a budget, or strangers or a dry run came, until enough is gone."""
         return self.free_after()
 
     def free_after(self, *phases: Phase) -> dict[str, int]:
-        """What is free once everybody in these phases is gone."""
-        return left(self.in_force, *(i.reserved for i in self.instances.values() if i.phase not in phases))
+        """What is free once everybody in these phases is gone. Dry runs go by themselves, like who is stopping."""
+        staying = [i.reserved for i in self.instances.values() if i.phase not in phases]
+        going = {} if Phase.STOPPING in phases else self.dry_runs
+        return left(self.in_force, going, *staying)
 
     @property
     def in_force(self) -> dict[str, int]:

@@ -40,9 +40,18 @@ class SpillsEvictWithinTheHold(Residency):
         return idle or super()._idle_victims(fingerprint, ways, now)
 
 
+class SeesNoDryRuns(Residency):
+    """A load starts into memory that a dry run's process holds."""
+
+    def _record(self, event: events.Event) -> None:
+        if not isinstance(event, events.DryRunsHold):
+            super()._record(event)
+
+
 MUTANTS: tuple[type[Residency], ...] = (
     PilesUp,
     LoadsAllThatSpills,
     SpillsBeforeWaiters,
     SpillsEvictWithinTheHold,
+    SeesNoDryRuns,
 )

@@ -24,7 +24,7 @@ def check_spread(referee: Referee, model: LocalModel, chosen: Placement) -> None
     tables = referee.core.tables
     # What it starts behind the action that is looked at is in its books already.
     known = (i.reserved for name, i in tables.instances.items() if name in referee.processes)
-    room = left(referee.in_force, *known)
+    room = left(referee.in_force, referee.dry_runs, *known)
     for other in tables.ways(model, model.fingerprint):
         here, there = _whole_on(chosen), _whole_on(other)
         if here is None or there is None or here[1] != there[1] or not fits(referee.need(model, other), room):

@@ -17,6 +17,7 @@ from router.residency.events import (
     Action,
     DeviceFree,
     DevicePaced,
+    DryRunsHold,
     Event,
     GrantLease,
     LeaseReleased,
@@ -83,6 +84,7 @@ class Referee:
         self.deaths: dict[str, list[float]] = {}
         self.free_beside: Bytes = {}
         self.shares: Mapping[str, float] = {}
+        self.dry_runs: Bytes = {}
         self.squeezed: set[str] = set()
         """Their last load ran out of memory while somebody waited: one more try."""
         self.spilled: set[str] = set()
@@ -143,6 +145,8 @@ class Referee:
                 return dead
             case DeviceFree(_, free_beside):
                 self.free_beside = free_beside
+            case DryRunsHold(_, held):
+                self.dry_runs = held
             case DevicePaced(_, shares):
                 self.shares = shares
             case ModelsDesired(_, models, budgets, limits):
@@ -244,7 +248,8 @@ class Referee:
         self.processes[name] = self._process(model, action.placement)
         self.processes[name].since, self.processes[name].reason = now, action.reason
         need = [device for device, size in self.processes[name].bytes.items() if size > 0]
-        room = {device: size for device, size in self.in_force.items() if device in need}
+        free = left(self.in_force, self.dry_runs)
+        room = {device: size for device, size in free.items() if device in need}
         assert fits(self._sum(), room), f"{name} does not fit: {self._sum()} of {room}"
 
     def _check_turn(self, fingerprint: str) -> None:
@@ -328,7 +333,9 @@ class Referee:
         assert len(self.waiting) <= self.limits.max_waiting, "the queue has no bound"
         if not self.waiting:
             return
-        moving = any(not p.stuck and (not p.up or p.dying or p.leases) for p in self.processes.values())
+        moving = bool(self.dry_runs) or any(
+            not p.stuck and (not p.up or p.dying or p.leases) for p in self.processes.values()
+        )
         wake = next((a.at for a in actions if isinstance(a, WakeAt)), float("inf"))
         assert moving or wake <= now + LINGER + 1e-6, "somebody waits and nothing moves"
 

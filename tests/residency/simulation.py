@@ -16,6 +16,7 @@ from router.residency.events import (
     Action,
     DeviceFree,
     DevicePaced,
+    DryRunsHold,
     Event,
     GrantLease,
     LeaseReleased,
@@ -145,6 +146,10 @@ class Life:
             self._at(draw.uniform(0, now), self._sleep)
         if draw.random() < 0.2:
             self._at(draw.uniform(0.5, 1.0) * now, lambda at: ShutdownRequested(at))
+        for _ in range(draw.choice([0, 0, 4])):
+            began = draw.uniform(0, now)
+            self._at(began, self._dry_run({draw.choice(list(self.budgets)): 3}))
+            self._at(began + draw.uniform(0.1, 5), self._dry_run({}))
         for _ in range(draw.choice([0, 0, requests // 4])):
             self._at(draw.uniform(0, now), self._spill)
 
@@ -162,6 +167,16 @@ class Life:
 
     def _release(self, ticket: int) -> Happening:
         return lambda at: LeaseReleased(at, ticket)
+
+    def _dry_run(self, held: Bytes) -> Happening:
+        """A process that is asked for sizes comes, or goes."""
+
+        def happening(at: float) -> Event:
+            self._setbacks += 1
+            self.stats["dry runs"] += bool(held)
+            return DryRunsHold(at, held)
+
+        return happening
 
     def _spill(self, at: float) -> Event:
         """A request for it is answered elsewhere."""

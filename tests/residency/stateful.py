@@ -17,6 +17,7 @@ from router.residency.core import Residency
 from router.residency.events import (
     DeviceFree,
     DevicePaced,
+    DryRunsHold,
     LeaseReleased,
     LeaseRequested,
     ModelsDesired,
@@ -168,6 +169,10 @@ class HouseMachine(RuleBasedStateMachine):
     def strangers(self, device: str, size: int) -> None:
         self.referee.tell(DeviceFree(self.now, {device: size}))
 
+    @rule(device=st.sampled_from([DEVICE, "gpu1"]), size=st.sampled_from([0, 0, 2]))
+    def dry_run(self, device: str, size: int) -> None:
+        self.referee.tell(DryRunsHold(self.now, {device: size} if size else {}))
+
     @rule(device=st.sampled_from([DEVICE, "gpu1"]), share=st.sampled_from([0.125, 0.5, 1.0]))
     def heat(self, device: str, share: float) -> None:
         self.referee.tell(DevicePaced(self.now, {device: share}))
@@ -193,6 +198,7 @@ class HouseMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Under steady traffic to whatever is up, who waits now still has an outcome after bounded steps."""
+        self.referee.tell(DryRunsHold(self.now, {}))
         here = set(self.referee.waiting)
         for _ in range(60):
             if not here & set(self.referee.waiting):

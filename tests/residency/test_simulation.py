@@ -33,7 +33,7 @@ def test_the_house_rules_hold_in_random_lives(batch: int) -> None:
         "WorkerCrashed",
     ):
         assert met[outcome] > 0, f"no request ended as {outcome}"
-    for happening in ("crashes", "stops", "ShuttingDown", "freed", "oom", "spills"):
+    for happening in ("crashes", "stops", "ShuttingDown", "freed", "oom", "spills", "dry runs"):
         assert met[happening] > 0, f"nothing of {happening}"
 
 
