@@ -57,6 +57,8 @@ class Life:
         self.several = self.random.random() < 0.4
         """Several devices, and models that can be held in more than one way."""
         self.budgets: dict[str, int] = dict(SEVERAL if self.several else on(BUDGET))
+        if self.several and self.random.random() < 0.5:
+            self.budgets["gpu1"] = 3 * BUDGET  # room enough for a choice
         self._unkillable = self.random.random() < 0.1
         self._setbacks = 0
         """What went wrong since memory is being freed for the claimant."""
@@ -151,7 +153,9 @@ class Life:
             self._at(began, self._dry_run({draw.choice(list(self.budgets)): 3}))
             self._at(began + draw.uniform(0.1, 5), self._dry_run({}))
         for _ in range(draw.choice([0, 0, requests // 4])):
-            self._at(draw.uniform(0, now), self._spill)
+            began = draw.uniform(0, now)
+            self._at(began, self._spill)
+            self._at(began + draw.uniform(0, 1), self._spill)
 
     def _request(self, ticket: int) -> Happening:
         name = self.random.choice([*self.models, *list(self.models)[:2]])
