@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import time
 from asyncio.subprocess import Process
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -18,8 +18,8 @@ async def test_a_greeting_that_is_there_before_the_gateway_looks_is_heard(
 ) -> None:
     start = process._start
 
-    async def held_up(command: Sequence[str], fd: int) -> Process:
-        born = await start(command, fd)
+    async def held_up(command: Sequence[str], fd: int, environment: Mapping[str, str]) -> Process:
+        born = await start(command, fd, environment)
         time.sleep(3)  # noqa: ASYNC251 - the whole gateway stands still, and the worker does not
         for _ in range(5):
             await asyncio.sleep(0)
