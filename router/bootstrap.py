@@ -125,7 +125,9 @@ async def _run(
     ready: Callable[[Registry, str], None] | None,
 ) -> str | None:
     """Why it ended, unless it was asked to."""
-    found = await usable(launcher, devices.detect())
+    there = devices.detect()
+    launcher.dry_runs.see({device.name: device.uuid for device in there if device.uuid})
+    found = await usable(launcher, there)
     ledger = Ledger(settings.cache / "footprints.json")
     meter = launcher.devices = Meter(found)
     weighing = Weighing(launcher, meter, ledger)
@@ -149,14 +151,15 @@ async def _run(
         core = Residency(registry.budgets, registry.limits)
         residency = await stack.enter_async_context(ResidencyManager(core, weighing, metrics))
         cloud = await stack.enter_async_context(Cloud(settings.state / "spend.db", metrics))
+        launcher.dry_runs.report_to(residency.dry_runs_hold)
+        stack.callback(launcher.dry_runs.report_to, lambda held: None)
         applied.append(lambda new: residency.reconcile(new.models, new.budgets, new.limits))
         applied.append(lambda new: cloud.reconcile(new.upstreams))
         apply(registry)
         dispatcher = Dispatcher(residency, metrics, reread=catalog.reread)
         peers = Peers(cloud.models, lambda: catalog.current.upstreams.values())
-        house = House(
-            settings, catalog, residency, dispatcher, metrics, cloud, Journeys(cloud, metrics), peers
-        )
+        journeys = Journeys(cloud, metrics, residency)
+        house = House(settings, catalog, residency, dispatcher, metrics, cloud, journeys, peers)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         hot = heat.Pacing(lambda: catalog.current.max_temperatures, residency.device_paced)
         for name, watch in {

@@ -56,7 +56,7 @@ class Metrics:
 
     def _add_counters(self) -> None:
         self.swaps = self._counter("router_swaps", "Models brought into memory", "model", "reason")
-        """reason: request | preload | operator"""
+        """reason: request | preload | operator | spill (in the background, after requests that others answered)"""
         self.evictions = self._counter("router_evictions", "Models that left memory", "model", "reason")
         """reason: idle (ttl) | requested | pressure | abandoned (a load without waiters) | changed | crashed | oom"""
         self.worker_restarts = self._counter("router_worker_restarts", "Workers that died unasked", "model")
@@ -134,6 +134,13 @@ class Metrics:
             "router_fallbacks", "Candidates that could not answer, the next was asked", "reason"
         )
         """reason: refused | deadline | memory | load | crash | unsupported | upstream | budget"""
+        self.spills = self._counter(
+            "router_spills",
+            "Requests that others answered, since the wait for this model was too long",
+            "model",
+            "reason",
+        )
+        """reason: cold (not in memory) | busy"""
         self.cloud_requests = self._counter(
             "router_cloud_requests", "Calls to an upstream by outcome", "upstream", "outcome"
         )

@@ -234,7 +234,8 @@ async def scene(
         cloud.reconcile(current.upstreams)
         dispatcher = Dispatcher(residency, metrics)
         peers = Peers(cloud.models, lambda: catalog.current.upstreams.values())
-        house = House(chosen, catalog, residency, dispatcher, metrics, cloud, Journeys(cloud, metrics), peers)
+        journeys = Journeys(cloud, metrics, residency)
+        house = House(chosen, catalog, residency, dispatcher, metrics, cloud, journeys, peers)
         async with house.background.open(), asyncio.TaskGroup() as tasks:
             yield Scene(house, launcher, tasks)
 

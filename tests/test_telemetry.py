@@ -78,8 +78,10 @@ def worst_case(metrics: Metrics, model: str) -> None:
         metrics.requests.labels(model, code, finish).inc()
         for route in {row.counted for row in ROUTES if row.counted}:
             metrics.route_requests.labels(route, code).inc()
-    for reason in ("request", "preload", "operator"):
+    for reason in ("request", "preload", "operator", "spill"):
         metrics.swaps.labels(model, reason).inc()
+    for reason in ("cold", "busy"):
+        metrics.spills.labels(model, reason).inc()
     for reason in ("idle", "requested", "pressure", "changed", "crashed", "oom"):
         metrics.evictions.labels(model, reason).inc()
     for direction in ("prompt", "completion"):

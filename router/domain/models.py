@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import msgspec
@@ -80,6 +80,17 @@ class Placement(msgspec.Struct, frozen=True):
     def bytes(self) -> dict[str, int]:
         """What to reserve: as measured where it was, else as estimated."""
         return {device: held.total for device, held in (self.footprints | self.measured).items()}
+
+    def charged(self, measured: Mapping[str, Footprint]) -> dict[str, int]:
+        """
+        What to book once a worker measured itself. What it did not count is charged as estimated: a device that
+        it says nothing of, and the process's overhead where it counted only llama.cpp's buffers.
+        """
+        booked = dict(self.bytes)
+        for device, held in measured.items():
+            estimated = self.footprints.get(device, Footprint())
+            booked[device] = held.total + (0 if held.overhead else estimated.overhead)
+        return booked
 
 
 class FileIdentity(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ The one rule: bytes are counted by device, and free is what nobody holds and nob
 from __future__ import annotations
 
 from router.domain.memory import Bytes, fits, lacking, left
+from router.domain.models import LocalModel, Placement
 from router.residency import policy
 from router.residency.state import Instance, Phase, Waiter
 from router.residency.steps import Steps
@@ -48,23 +49,29 @@ class Claims(Steps):
     def _claim(self, waiter: Waiter, now: float) -> bool:
         """Start the waiter's model if memory allows, else free some. True when it was started."""
         tables = self.tables
-        ways = tables.ways(waiter.model, waiter.fingerprint)
-        needs = [tables.need(waiter.fingerprint, placement) for placement in ways]
-        for placement, need in zip(ways, needs, strict=True):
+        ways = self._ways(waiter.model, waiter.fingerprint)
+        for placement in ways:
+            need = tables.need(waiter.fingerprint, placement)
             if fits(need, tables.free) and not self._squeezing(waiter, need):
                 self._start(waiter.model, placement, waiter.reason, now)
                 return True
         tables.claim = waiter.ticket
-        for victim in self._victims(waiter, needs, now):
+        for victim in self._victims(waiter, ways, now):
             self._evict(victim)
         return False
 
-    def _victims(self, waiter: Waiter, needs: list[Bytes], now: float) -> list[Instance]:
+    def _ways(self, model: LocalModel, fingerprint: str) -> list[Placement]:
+        """The placements that can ever fit, in the order in which they are tried."""
+        tables = self.tables
+        return policy.spread(tables.ways(model, fingerprint), tables.busy_slots(), tables.free)
+
+    def _victims(self, waiter: Waiter, ways: list[Placement], now: float) -> list[Instance]:
         """
-        Whose going makes one of `needs` fit, the first that can: loads that nobody waits for if they are enough,
+        Whose going makes one of `ways` fit, the first that can: loads that nobody waits for if they are enough,
         else idle models too, else the least recently used of those whose time is up.
         """
         tables = self.tables
+        needs = [tables.need(waiter.fingerprint, placement) for placement in ways]
         ready = [i for i in self._evictable() if policy.goes_at(waiter, i, tables.limits) <= now]
         soon = tables.free_after(Phase.STOPPING)
         later = tables.free_after(Phase.STOPPING, Phase.DRAINING)
@@ -82,11 +89,14 @@ class Claims(Steps):
             (later, abandoned, []),
             (later, abandoned, ready),
         ):
-            for need in needs:
+            options = []
+            for placement, need in zip(ways, needs, strict=True):
                 missing = lacking(need, room)
                 ordered = [*loads, *order(candidates, losses, missing)]
                 if (chosen := policy.cover(missing, ordered)) is not None:
-                    return chosen
+                    options.append((placement, chosen))
+            if options:
+                return policy.least_loss(options, losses, tables.limits.eviction)
         return []
 
     def _squeezing(self, waiter: Waiter, need: Bytes) -> bool:
@@ -115,7 +125,7 @@ class Claims(Steps):
             if tables.unasked(fingerprint) and not (
                 tables.serving(fingerprint) or tables.failed(fingerprint, now)
             ):
-                for placement in tables.ways(model, fingerprint):
+                for placement in self._ways(model, fingerprint):
                     if fits(tables.need(fingerprint, placement), tables.free):
                         self._start(model, placement, "preload", now)
                         break

@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from router.domain.errors import LoadFailed, ShuttingDown, WorkerCrashed
-from router.domain.memory import Bytes, fits, told
+from router.domain.memory import Bytes, fits, left, told
 from router.domain.models import LocalModel
 from router.residency import events, policy
 from router.residency.state import Failures, Instance, Phase
@@ -40,6 +40,8 @@ class Residency(WaitingRoom):
                 self._requested(event)
             case events.LeaseReleased(at, ticket):
                 self._released(at, ticket)
+            case events.RequestSpilled():
+                self._spilled(event)
             case events.WorkerReady():
                 self._ready(event)
             case events.WorkerLost(at, instance, reason):
@@ -53,6 +55,8 @@ class Residency(WaitingRoom):
                 self.tables.instances.pop(instance, None)
             case events.DeviceFree():
                 self.tables.free_beside = dict(event.free_beside)
+            case events.DryRunsHold():
+                self.tables.dry_runs = dict(event.held)
             case events.DevicePaced():
                 self.tables.shares = dict(event.shares)
             case events.ModelsDesired():
@@ -73,7 +77,8 @@ class Residency(WaitingRoom):
             return  # it was told to stop while it loaded
         resident = {device: max(size, 0) for device, size in event.resident.items()}
         tables.measured[instance.fingerprint, instance.placement.engine] = resident
-        room = {d: instance.reserved.get(d, 0) + max(size, 0) for d, size in tables.free.items()}
+        free = left(tables.free, {d: -size for d, size in tables.dry_runs.items()})  # they give it back
+        room = {d: instance.reserved.get(d, 0) + max(size, 0) for d, size in free.items()}
         if not fits(resident, room):
             self._too_large(event.at, instance, resident, room)
             return
@@ -187,6 +192,7 @@ class Residency(WaitingRoom):
         while self._serve(now) or self._spare():
             self._spare()
         self._preload(now)
+        self._load_spilled(now)
         self._wake(now)
 
     def _retire(self, now: float) -> None:

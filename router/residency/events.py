@@ -38,6 +38,16 @@ class LeaseReleased:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestSpilled:
+    """Another candidate is asked, since the wait for `model` here would be, or was, too long."""
+
+    at: float
+    model: LocalModel
+    waited: bool = False
+    """It waited here first, and was counted as a request then."""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerReady:
     at: float
     instance: str
@@ -96,6 +106,16 @@ class DeviceFree:
 
 
 @dataclass(frozen=True, slots=True)
+class DryRunsHold:
+    """
+    What dry-run processes hold of each device: for seconds, so that loads wait for it and nobody is evicted or refused.
+    """
+
+    at: float
+    held: Bytes
+
+
+@dataclass(frozen=True, slots=True)
 class DevicePaced:
     """How much of their slots models on a hot device may use, 0 to 1. Devices that are not named: all of them."""
 
@@ -139,12 +159,14 @@ class TimePassed:
 Event = (
     LeaseRequested
     | LeaseReleased
+    | RequestSpilled
     | WorkerReady
     | WorkerLost
     | WorkerFreed
     | WorkerStuck
     | WorkerExited
     | DeviceFree
+    | DryRunsHold
     | DevicePaced
     | ModelsDesired
     | UnloadRequested

@@ -19,7 +19,7 @@ from typing import assert_never
 
 from router.domain.errors import LoadFailed, ShuttingDown, WorkerCrashed
 from router.domain.memory import Bytes
-from router.domain.models import Footprint, Limits, LocalModel, Placement, together
+from router.domain.models import Limits, LocalModel, together
 from router.domain.news import Freed, News, Progress, Stuck
 from router.residency import events
 from router.residency.core import Residency
@@ -120,6 +120,14 @@ class ResidencyManager:
         """An operator's unload; None = all. Busy ones finish first. Returns how many were told to go."""
         return self._orders.unload(name, force)
 
+    def spilled(self, model: LocalModel, waited: bool = False) -> None:
+        """
+        Another candidate is asked in place of `model`: it is loaded for the next ones if that costs nobody anything.
+
+        `waited`: the request had a lease of `model` refused, or was granted none in time.
+        """
+        self._post(events.RequestSpilled(self._clock(), model, waited))
+
     def expected_wait(self, model: LocalModel) -> float:
         """Seconds until a request for `model` that came now would have its lease: an estimate."""
         return expected_wait(self._core.tables, model, self._clock(), self._progress()).seconds
@@ -133,6 +141,10 @@ class ResidencyManager:
         now, before = self._clock(), self._core.tables.in_force
         self._post(events.DeviceFree(now, free_beside))
         self._report.strangers(before, self._core.tables)
+
+    def dry_runs_hold(self, held: Bytes) -> None:
+        """What dry-run processes hold of each device; said again whenever it changes."""
+        self._post(events.DryRunsHold(self._clock(), held))
 
     def device_paced(self, shares: Mapping[str, float]) -> None:
         """How much of their slots models on a hot device may use; said again whenever it changes."""
@@ -284,7 +296,7 @@ class ResidencyManager:
     def _came_up(self, instance: str, life: _Life, worker: Worker) -> None:
         life.worker, life.ready = worker, self._clock()
         self._orders.came_up(life.order.model.fingerprint)
-        resident = _resident(worker.resident, life.order.placement)
+        resident = life.order.placement.charged(worker.resident)
         took = life.ready - life.started
         self._report.ready(instance, self._model(life), life.order.reason, resident, took)
         self._post(events.WorkerReady(life.ready, instance, worker.facts.slots, resident))
@@ -348,15 +360,3 @@ def _worker_view(life: _Life) -> WorkerView:
         return WorkerView(progress=life.progress)
     measured = together(worker.resident.values())
     return WorkerView(life.progress, worker.pid, measured, worker.gauges, worker.sandbox)
-
-
-def _resident(measured: Mapping[str, Footprint], placement: Placement) -> dict[str, int]:
-    """
-    Bytes by device. What the worker did not count is charged as estimated: a device that it says nothing of,
-    and the process's overhead where it counted only llama.cpp's buffers.
-    """
-    resident = dict(placement.bytes)
-    for device, held in measured.items():
-        estimated = placement.footprints.get(device, Footprint())
-        resident[device] = held.total + (0 if held.overhead else estimated.overhead)
-    return resident

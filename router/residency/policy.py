@@ -1,5 +1,5 @@
 """
-Whom to evict, when, and how long to pause: the taste of the house.
+Where to load, whom to evict, when, and how long to pause: the taste of the house.
 
 The one rule: arithmetic over values that are handed in; nothing here changes an instance.
 """
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Literal
 
 import msgspec
 
 from router.domain.memory import Bytes, left
-from router.domain.models import Limits, LocalModel
+from router.domain.models import Limits, LocalModel, Placement
 from router.residency.state import Failures, Instance, Pace, Phase, Waiter
+from router.sizing.placement import HOST
 
 LINGER = 0.05
 """Seconds that an idle model inside its hold is kept for a client who may be about to come back."""
@@ -91,6 +93,52 @@ def goes_at(waiter: Waiter, holder: Instance, limits: Limits) -> float:
     return min(held, holder.last_used + LINGER)
 
 
+# Where ---------------------------------------------------------------------------------------------------
+
+
+def equals(way: Placement) -> tuple[object, ...]:
+    """The same for placements that differ only in the one device that holds the model whole."""
+    held = {device: footprint.total for device, footprint in way.footprints.items() if footprint.total}
+    accelerators = [size for device, size in held.items() if device != HOST]
+    if len(accelerators) == 1:
+        return "whole", accelerators[0], held.get(HOST, 0)
+    return tuple(sorted(held.items()))
+
+
+def spread(ways: Sequence[Placement], busy: Mapping[str, int], free: Bytes) -> list[Placement]:
+    """
+    The placements in the order in which they are tried.
+
+    Among devices that hold the model whole: the one with the fewest `busy` slots, then the one with the most
+    `free` bytes. Placements that are no equals (splits, parts in host memory) keep their order, best first.
+    """
+    kinds = list(dict.fromkeys(equals(way) for way in ways))
+
+    def price(way: Placement) -> tuple[int, int, int]:
+        device = next((d for d, held in way.footprints.items() if d != HOST and held.total), HOST)
+        return kinds.index(equals(way)), busy.get(device, 0), -free.get(device, 0)
+
+    return sorted(ways, key=price)
+
+
+# Unasked --------------------------------------------------------------------------------------------------
+
+GIVES_WAY = 2.0
+"""How many times as often of late a model must have been asked for as those that give way to it unasked."""
+
+
+def gives_way(holder: Instance, holders: Pace, wanted: Pace, now: float, limits: Limits) -> bool:
+    """
+    Whether `holder` may be sent away for a model that nobody waits for.
+
+    It is idle, its minimum hold is over, and it was asked for much less of late: two models that are asked for
+    alike, in turn, would otherwise evict each other at each request.
+    """
+    if not holder.idle or now < held_until(holder, limits):
+        return False
+    return demand(wanted, now) > GIVES_WAY * demand(holders, now)
+
+
 # Whom ----------------------------------------------------------------------------------------------------
 
 HALF_LIFE = 300.0
@@ -141,6 +189,30 @@ def cheapest_first(
 Order = Callable[[Iterable[Instance], Mapping[str, float], Bytes], list[Instance]]
 """Who is considered first as a victim."""
 ORDERS: Mapping[str, Order] = {"cost": cheapest_first, "lru": oldest_first}
+
+
+def least_loss(
+    options: Sequence[tuple[Placement, list[Instance]]],
+    losses: Mapping[str, float],
+    eviction: Literal["cost", "lru"],
+) -> list[Instance]:
+    """
+    Of several ways to make room, each with its victims: the victims that are missed least.
+
+    Only equals of the first placement count: one that is worse for the model spares nobody. `options` is not
+    empty; among victims who are missed alike the first option wins.
+    """
+    best = equals(options[0][0])
+
+    def price(victims: list[Instance]) -> tuple[int, float, float]:
+        lost = sum(losses.get(i.fingerprint, 0.0) for i in victims) if eviction == "cost" else 0.0
+        return (
+            sum(bool(i.leases) for i in victims),
+            lost,
+            max((i.last_used for i in victims), default=-math.inf),
+        )
+
+    return min((victims for way, victims in options if equals(way) == best), key=price)
 
 
 def cover(missing: Bytes, candidates: Sequence[Instance]) -> list[Instance] | None:

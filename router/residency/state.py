@@ -15,7 +15,7 @@ from typing import Literal
 from router.domain.memory import Bytes, fits, left, plus
 from router.domain.models import EngineOptions, Limits, LocalModel, Placement
 
-StartReason = Literal["request", "preload", "operator"]
+StartReason = Literal["request", "preload", "operator", "spill"]
 StopReason = Literal["idle", "requested", "pressure", "abandoned", "changed", "oom"]
 """abandoned: it loaded, nobody waited for it any more, and another needed the memory."""
 
@@ -123,6 +123,8 @@ class Tables:
     limits: Limits
     free_beside: Bytes = field(default_factory=dict)
     """Bytes that other processes leave; a device that is not named has no strangers."""
+    dry_runs: Bytes = field(default_factory=dict)
+    """Bytes that dry-run processes hold for the moment."""
     shares: Mapping[str, float] = field(default_factory=dict)
     """Of its slots that a model on a hot device may use; a device that is not named slows nobody."""
     instances: dict[str, Instance] = field(default_factory=dict)
@@ -150,6 +152,8 @@ class Tables:
     """Sent away by an operator: not loaded unasked, even when pinned."""
     claim: int | None = None
     """The waiter for whom memory is being freed."""
+    spilled: str | None = None
+    """Fingerprint of a model that requests went past: to be loaded for the next ones if that costs nobody anything."""
     shutting_down: bool = False
 
     @property
@@ -158,12 +162,14 @@ class Tables:
 
     @property
     def free(self) -> dict[str, int]:
-        """Negative only after an edit lowered a budget or strangers came, until enough is gone."""
+        """Negative only after an edit lowered a budget, or strangers or a dry run came, until enough is gone."""
         return self.free_after()
 
     def free_after(self, *phases: Phase) -> dict[str, int]:
-        """What is free once everybody in these phases is gone."""
-        return left(self.in_force, *(i.reserved for i in self.instances.values() if i.phase not in phases))
+        """What is free once everybody in these phases is gone. Dry runs go by themselves, like who is stopping."""
+        staying = [i.reserved for i in self.instances.values() if i.phase not in phases]
+        going = {} if Phase.STOPPING in phases else self.dry_runs
+        return left(self.in_force, going, *staying)
 
     @property
     def in_force(self) -> dict[str, int]:
@@ -192,6 +198,18 @@ class Tables:
         on = (device for device, size in instance.placement.bytes.items() if size > 0)
         share = min((self.shares.get(device, 1.0) for device in on), default=1.0)
         return max(1, math.ceil(instance.slots * share))
+
+    def busy_slots(self) -> dict[str, int]:
+        """By device: slots of the models there that are in use, or will be as soon as a model that loads is there."""
+        busy: dict[str, int] = {}
+        for instance in self.instances.values():
+            count = len(instance.leases)
+            if instance.phase is Phase.LOADING:
+                waiting = sum(1 for _ in self.waiting_for(instance.fingerprint))
+                count = min(waiting, instance.model.engine.slots)
+            for device in (d for d, size in instance.placement.bytes.items() if size > 0):
+                busy[device] = busy.get(device, 0) + count
+        return busy
 
     def has_room(self, instance: Instance) -> bool:
         return instance.phase is Phase.READY and len(instance.leases) < self.places(instance)
@@ -237,6 +255,18 @@ class Tables:
     def room_alone(self, fingerprint: str) -> dict[str, int]:
         """The same if no stranger and no quarantined process took anything."""
         return left(self.budgets, *self._pinned_beside(fingerprint))
+
+    def kept_for_pinned(self, fingerprint: str) -> list[Bytes]:
+        """What pinned models will take that are not there, but for this one and those an operator sent away."""
+        return [
+            self.need(other, model.placements[0])
+            for other, model in self.keep.items()
+            if model.pinned
+            and model.problem is None
+            and other != fingerprint
+            and other not in self.dismissed
+            and self.serving(other) is None
+        ]
 
     def _pinned_beside(self, fingerprint: str) -> Iterator[Bytes]:
         for other, model in self.keep.items():

@@ -13,7 +13,7 @@ import msgspec
 from router.domain.errors import Unavailable
 from router.domain.memory import Bytes
 from router.domain.models import Limits, LocalModel, Placement
-from router.residency import events
+from router.residency import events, policy
 from router.residency.state import Instance, Phase, StartReason, StopReason, Tables, Waiter
 
 Refusal = tuple[type[Unavailable], str, float | None]
@@ -38,6 +38,11 @@ class Steps:
         instance.leases.add(waiter.ticket)
         instance.last_used = now
         self._say(events.GrantLease(waiter.ticket, instance.id))
+
+    def _count(self, fingerprint: str, now: float) -> None:
+        """One more request for this version of a model."""
+        pace = self.tables.pace(fingerprint)
+        pace.demand, pace.at = policy.demand(pace, now) + 1.0, now
 
     def _refuse(self, waiter: Waiter, refusal: Refusal) -> None:
         self.tables.waiting.pop(waiter.ticket, None)

@@ -75,7 +75,7 @@ class DeviceView:
     used: int = 0
     """Of models that are in memory."""
     reserved: int = 0
-    """Of models that are loading or leaving."""
+    """Of models that are loading or leaving, and of dry runs."""
     quarantined: int = 0
     """Of processes that were killed and do not end."""
     strangers: int = 0
@@ -158,7 +158,7 @@ def house_view(tables: Tables, now: float, workers: Mapping[str, WorkerView]) ->
 def device_views(tables: Tables) -> dict[str, DeviceView]:
     """Every device that has a budget."""
     free = tables.free
-    moving = plus(tables.bytes_in(Phase.LOADING), tables.bytes_in(Phase.STOPPING))
+    moving = plus(tables.bytes_in(Phase.LOADING), tables.bytes_in(Phase.STOPPING), tables.dry_runs)
     resident = plus(tables.bytes_in(Phase.READY), tables.bytes_in(Phase.DRAINING))
     lost = tables.bytes_in(Phase.QUARANTINED)
     return {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from router.domain.errors import DoesNotFit, DoesNotFitNow, LeaseTimeout, LoadFailed, QueueFull, ShuttingDown
 from router.domain.memory import Bytes, fits, told
 from router.residency import events, policy
-from router.residency.claims import Claims
+from router.residency.background import BackgroundLoads
 from router.residency.estimate import expected_wait
 from router.residency.state import Waiter
 from router.residency.steps import Refusal
@@ -18,7 +18,7 @@ AVERAGE = 0.3
 """The weight of the newest lease in the moving average of their lengths."""
 
 
-class WaitingRoom(Claims):
+class WaitingRoom(BackgroundLoads):
     def _requested(self, event: events.LeaseRequested) -> None:
         tables, model = self.tables, event.model
         deadline = event.at + tables.limits.max_wait if event.deadline is None else event.deadline
@@ -33,9 +33,8 @@ class WaitingRoom(Claims):
             self._join(waiter)
 
     def _join(self, waiter: Waiter) -> None:
-        tables, at = self.tables, waiter.since
-        pace = tables.pace(waiter.fingerprint)
-        pace.demand, pace.at = policy.demand(pace, at) + 1.0, at
+        tables = self.tables
+        self._count(waiter.fingerprint, waiter.since)
         behind = [w for w in tables.waiting.values() if w.rank > waiter.rank]
         tables.waiting[waiter.ticket] = waiter
         for other in behind:  # back to the end, one after the other

@@ -16,12 +16,13 @@ from typing import Generic, TypeVar
 
 from router.cloud.calls import CloudAnswer, CloudCall
 from router.cloud.client import Cloud
-from router.domain.errors import RouterError, ShuttingDown
+from router.domain.errors import LeaseTimeout, RouterError, ShuttingDown
 from router.domain.models import LocalModel
 from router.domain.upstreams import Upstream
+from router.residency.manager import ResidencyManager
 from router.routing import failover
 from router.routing.dispatch import Answer, EmbeddingAnswer
-from router.routing.plan import Plan
+from router.routing.plan import Plan, Spilled
 from router.routing.route import Candidate
 from router.telemetry import Metrics, logger
 
@@ -53,7 +54,14 @@ class Asked(Generic[L]):
 
 
 class Journeys:
-    def __init__(self, cloud: Cloud, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        cloud: Cloud,
+        metrics: Metrics,
+        residency: ResidencyManager,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._residency = residency
         self._cloud = cloud
         self._metrics = metrics
         self._clock = clock
@@ -72,8 +80,11 @@ class Journeys:
         began = self._clock()
         tries = 0
         errors: list[RouterError] = []
+        passed = plan.spilled
         for candidate in plan.candidates:
             asked.trying(candidate)
+            if isinstance(candidate, Upstream):
+                passed = self._warm(passed)
             async with contextlib.AsyncExitStack() as stack:
                 try:
                     answer = await self._begin(stack, plan, candidate, asked, began)
@@ -82,6 +93,8 @@ class Journeys:
                     errors.append(error)
                     tries += failover.tries(error)
                     continue
+                self._warm(passed)  # of local ones only now: whoever answers needs memory first
+                self._count(plan, candidate)
                 yield dataclasses.replace(answer, attempts=answer.attempts + tries)
                 return
         raise failover.told(errors)
@@ -100,6 +113,24 @@ class Journeys:
         answer = await stack.enter_async_context(self._relay(candidate, call))
         return Relayed(answer.served_by, (self._clock() - began) * 1000, answer.attempts, answer)
 
+    def _warm(self, passed: tuple[Spilled, ...]) -> tuple[Spilled, ...]:
+        """
+        Have what the request goes past loaded for the next ones: nobody else does, and all of them would be paid for.
+
+        Returns those that were not told of, which are none.
+        """
+        if not self._closing:
+            for spilled in passed:
+                self._residency.spilled(spilled.model)
+        return ()
+
+    def _count(self, plan: Plan, answering: Candidate) -> None:
+        """Those that the answer went past: not those that were asked after all, because others could not."""
+        asked = plan.candidates[: plan.candidates.index(answering) + 1]
+        for spilled in plan.spilled:
+            if spilled.model not in asked:
+                self._metrics.spills.labels(spilled.model.name, spilled.reason).inc()
+
     def _note(self, plan: Plan, candidate: Candidate, error: RouterError) -> None:
         """Raises the error when it ends the request."""
         reason = failover.reason(error)
@@ -108,6 +139,8 @@ class Journeys:
         if candidate is not plan.candidates[-1]:
             self._metrics.fallbacks.labels(reason).inc()
             log.info("a candidate could not answer", route=plan.name, candidate=candidate.name, reason=reason)
+            if isinstance(candidate, LocalModel) and isinstance(error, LeaseTimeout):
+                self._residency.spilled(candidate, waited=True)
 
     @contextlib.asynccontextmanager
     async def _relay(self, upstream: Upstream, call: CloudCall) -> AsyncIterator[CloudAnswer]:

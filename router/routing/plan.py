@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from router.domain.models import LocalModel
 from router.domain.routes import Route, Spill
@@ -50,6 +51,15 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
+class Spilled:
+    """A local model behind which others are asked that came after it, since the wait for it is too long."""
+
+    model: LocalModel
+    reason: Literal["cold", "busy"]
+    """It is not in memory; or it is, and others have its slots."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Candidates in the order in which they are asked; may be empty. `private`: no byte may leave."""
 
@@ -57,6 +67,7 @@ class Plan:
     candidates: tuple[Candidate, ...]
     skipped: tuple[Skipped, ...] = ()
     private: bool = True
+    spilled: tuple[Spilled, ...] = ()
 
     @property
     def leaves(self) -> bool:
@@ -79,8 +90,8 @@ def plan(
     if not wishes.fallbacks:
         skipped += [Skipped(candidate.name, "the request allows no fallback") for candidate in kept[1:]]
         kept = kept[:1]
-    ordered = _spilled(_nearest(kept, now), route.spill, now)
-    return Plan(route.name, tuple(ordered), tuple(skipped), private)
+    ordered, passed = _spilled(_nearest(kept, now), route.spill, now)
+    return Plan(route.name, tuple(ordered), tuple(skipped), private, tuple(passed))
 
 
 def must_stay(registry: Registry, route: Route) -> bool:
@@ -152,21 +163,31 @@ def _nearest(found: list[Candidate], now: Now) -> list[Candidate]:
     return [next(waiting) if c in fleet else c for c in found]
 
 
-def _spilled(found: list[Candidate], spill: Spill | None, now: Now) -> list[Candidate]:
-    """Local models whose wait is too long go behind whoever comes next, but not behind an upstream that is too dear."""
+def _spilled(found: list[Candidate], spill: Spill | None, now: Now) -> tuple[list[Candidate], list[Spilled]]:
+    """
+    Local models whose wait is too long go behind whoever comes next, but not behind an upstream that is too dear.
+
+    Also who of them is passed by somebody.
+    """
     if spill is None:
-        return found
+        return found, []
     ordered: list[Candidate] = []
-    busy: list[Candidate] = []
+    late: list[LocalModel] = []
+    passed: dict[str, LocalModel] = {}
     for candidate in found:
         if isinstance(candidate, LocalModel) and now.wait(candidate) > spill.max_wait:
-            busy.append(candidate)
+            late.append(candidate)
             continue
         if isinstance(candidate, Upstream) and not _affordable(candidate, spill.max_price):
-            ordered += busy
-            busy = []
+            ordered += late
+            late = []
+        passed |= {model.name: model for model in late}
         ordered.append(candidate)
-    return ordered + busy
+    return ordered + late, [_why(model, now) for model in passed.values()]
+
+
+def _why(model: LocalModel, now: Now) -> Spilled:
+    return Spilled(model, "busy" if now.resident(model) else "cold")
 
 
 def _affordable(upstream: Upstream, most: Price | None) -> bool:

@@ -21,7 +21,7 @@ from router.runtime.asking import Asking
 from router.runtime.client import WorkerClient
 from router.runtime.departure import Departure, Devices, NoDevices, overheads
 from router.runtime.files import Hashes, check_identity
-from router.runtime.probe import Probe
+from router.runtime.probes import Probes
 from router.runtime.process import WorkerProcess
 from router.runtime.pulse import DEAF, Pulse, Watch
 from router.runtime.spares import Spares
@@ -62,7 +62,7 @@ class ProcessLauncher:
         self._grace = grace
         self._beat = beat
         self._hashes = Hashes()
-        self._probe = Probe(spares)
+        self.dry_runs = Probes(spares)
 
     @contextlib.asynccontextmanager
     async def launch(
@@ -132,15 +132,15 @@ class ProcessLauncher:
 
     async def dry_run(self, path: str, options: EngineOptions) -> tuple[dict[str, Footprint] | None, str]:
         """What llama.cpp says it would allocate, or None and the reason. Raises ModelRefused."""
-        return await self._probe.dry_run(path, options)
+        return await self.dry_runs.dry_run(path, options)
 
     async def build(self) -> str:
         """The engine's build: part of the key under which dry runs are kept. Raises LoadFailed."""
-        return await self._probe.build()
+        return await self.dry_runs.build()
 
     async def offloads(self) -> bool:
         """Whether the engine was built for a GPU. Raises LoadFailed."""
-        return await self._probe.offloads()
+        return await self.dry_runs.offloads()
 
     async def _load(
         self, process: WorkerProcess, model: LocalModel, placement: Placement, progress: Progress

@@ -1,5 +1,5 @@
 """
-Dry runs: what would llama.cpp allocate? Asked of a worker that is never given a model.
+One process for dry runs: what would llama.cpp allocate? Asked of a worker that is never given a model.
 
 The one rule: no spare is used for this; on a GPU a dry run leaves device memory behind in its process.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Callable, Mapping
 
 from router import protocol
 from router.domain.errors import LoadFailed, ModelRefused
@@ -15,6 +16,7 @@ from router.domain.models import EngineOptions, Footprint
 from router.runtime.process import WorkerProcess
 from router.runtime.spares import Spares
 
+_NOTHING_MORE: Mapping[str, str] = {}
 IDLE_SECONDS = 5.0
 """How long the process stays for the next question."""
 ANSWER_SECONDS = 60.0
@@ -24,13 +26,25 @@ class Probe:
     """Starts its process when asked, shares it among the questions of a few seconds, stops it."""
 
     def __init__(
-        self, spares: Spares, idle_seconds: float = IDLE_SECONDS, answer_seconds: float = ANSWER_SECONDS
+        self,
+        spares: Spares,
+        idle_seconds: float = IDLE_SECONDS,
+        answer_seconds: float = ANSWER_SECONDS,
+        environment: Mapping[str, str] = _NOTHING_MORE,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
+        """`environment`: of its processes, beside what every worker gets. `changed`: told when `processes` changes."""
+        self.processes = 0
+        """How many there are, from before the start until it is gone."""
+        self._environment = environment
+        self._changed = changed
         self._spares = spares
         self._idle_seconds = idle_seconds
         self._answer_seconds = answer_seconds
         self._ids = itertools.count(1)
         self._open: dict[str, asyncio.Future[protocol.DryRunDone]] = {}
+        self._asked: dict[str, WorkerProcess] = {}
+        """Question -> whom: one that leaves takes no question of the next one with it."""
         self._process: WorkerProcess | None = None
         self._starting: asyncio.Future[WorkerProcess] | None = None
         self._alarm: asyncio.TimerHandle | None = None
@@ -60,6 +74,7 @@ class Probe:
         except LoadFailed as error:
             return None, error.message
         id = f"dry-{next(self._ids)}"
+        self._asked[id] = process
         answer = self._open[id] = asyncio.get_running_loop().create_future()
         try:
             process.send(protocol.DryRun(id, path, options))
@@ -72,7 +87,7 @@ class Probe:
             process.kill("killed because a dry run did not end")
             return None, f"the dry run did not end within {self._answer_seconds:g} s"
         finally:
-            del self._open[id]
+            del self._open[id], self._asked[id]
             self._rest()
 
     async def _alive(self) -> WorkerProcess:
@@ -88,14 +103,21 @@ class Probe:
 
     async def _start(self) -> WorkerProcess:
         self._starting = asyncio.get_running_loop().create_future()
+        self._counted(1)
         try:
-            process = await self._spares.start()
+            process = await self._spares.start(self._environment)
+        except BaseException:
+            self._counted(-1)
+            raise
         finally:
             self._starting.cancel()  # wakes the others; each looks for itself
             self._starting = None
         process.instance = "probe"
         process.on_event = self._on_event
         process.on_gone = lambda: self._on_gone(process)
+        if process.lost.is_set():  # before anybody listened
+            self._on_gone(process)
+            raise LoadFailed(f"A worker process ended before it was used: {process.end()}")
         self._process = process
         assert process.hello is not None
         self._build, self._offloads = process.hello.build, process.hello.gpu_offload
@@ -117,8 +139,13 @@ class Probe:
         if isinstance(event, protocol.DryRunDone):
             self._answer(event)
 
+    def _counted(self, more: int) -> None:
+        self.processes += more
+        self._changed()
+
     def _on_gone(self, process: WorkerProcess) -> None:
-        for id in list(self._open):
+        self._counted(-1)
+        for id in [id for id, asked in self._asked.items() if asked is process]:
             self._answer(protocol.DryRunDone(id, None, f"the dry run crashed: {process.end()}"))
 
     def _answer(self, done: protocol.DryRunDone) -> None:

@@ -30,6 +30,7 @@ WORKER = (sys.executable, "-P", "-m", "router.worker")
 _CHUNK = 2**18
 _EXIT_GRACE = 0.3
 """Seconds between the end of the socket and the exit, which the kernel does one after the other."""
+_NOTHING_MORE: Mapping[str, str] = {}
 STUCK_SECONDS = 2.0
 """A process that is not reaped so long after SIGKILL hangs in the kernel, and may do so for ever."""
 
@@ -79,9 +80,17 @@ class WorkerProcess:
 
     @classmethod
     async def spawn(
-        cls, backend: str, command: Sequence[str] = WORKER, sandbox: str = "auto"
+        cls,
+        backend: str,
+        command: Sequence[str] = WORKER,
+        sandbox: str = "auto",
+        environment: Mapping[str, str] = _NOTHING_MORE,
     ) -> WorkerProcess:
-        """Start a child, from the main thread: PDEATHSIG fires when the thread that forked ends. Raises LoadFailed."""
+        """
+        Start a child, from the main thread: PDEATHSIG fires when the thread that forked ends. Raises LoadFailed.
+
+        `environment`: variables beside those of `worker_environment`, or in their place.
+        """
         try:
             ours, theirs = socket.socketpair()
             with contextlib.ExitStack() as undo:
@@ -90,7 +99,7 @@ class WorkerProcess:
                     reader, writer = await asyncio.open_unix_connection(sock=ours, limit=2**20)
                     undo.callback(writer.transport.abort)
                     flags = ("--backend", backend, "--sandbox", sandbox)
-                    process = await _start((*command, *flags), theirs.fileno())
+                    process = await _start((*command, *flags), theirs.fileno(), environment)
                 undo.pop_all()
         except OSError as error:  # no such program, too many files, too many processes
             raise LoadFailed(f"No worker process could be started: {error}") from error
@@ -254,7 +263,7 @@ def describe_exit(code: int | None) -> str:
         return f"killed by signal {-code}"
 
 
-async def _start(command: Sequence[str], fd: int) -> Process:
+async def _start(command: Sequence[str], fd: int, environment: Mapping[str, str]) -> Process:
     flags = ("--fd", str(fd), "--parent", str(os.getpid()))
     return await asyncio.create_subprocess_exec(
         *command,
@@ -265,7 +274,7 @@ async def _start(command: Sequence[str], fd: int) -> Process:
         pass_fds=(fd,),
         start_new_session=True,
         cwd="/",
-        env=worker_environment(os.environ),
+        env={**worker_environment(os.environ), **environment},
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Self
 
 from router import protocol
@@ -24,6 +24,7 @@ log = logger("runtime")
 _Greeting = asyncio.Future[protocol.WorkerEvent]
 _Born = tuple[WorkerProcess, _Greeting]
 
+_NOTHING_MORE: Mapping[str, str] = {}
 _BACKOFF = 0.5
 _BACKOFF_MAX = 30.0
 
@@ -135,10 +136,10 @@ class Spares:
         """Start new spares behind those that were taken."""
         self._wanted.set()
 
-    async def start(self) -> WorkerProcess:
-        """Start one worker and wait for its greeting. Raises LoadFailed."""
+    async def start(self, environment: Mapping[str, str] = _NOTHING_MORE) -> WorkerProcess:
+        """Start one worker and wait for its greeting. `environment`: as of `WorkerProcess.spawn`. Raises LoadFailed."""
         # Half a birth cannot be cancelled without leaking a pipe; so it goes on and what is born is killed.
-        birth = self._tasks.create_task(self._bear(), name="spawn")
+        birth = self._tasks.create_task(self._bear(environment), name="spawn")
         try:
             born = await asyncio.shield(birth)
         except asyncio.CancelledError:
@@ -154,9 +155,11 @@ class Spares:
             raise
         return process
 
-    async def _bear(self) -> _Born | LoadFailed:
+    async def _bear(self, environment: Mapping[str, str]) -> _Born | LoadFailed:
         try:
-            process = await WorkerProcess.spawn(self._backend, self._command, self._told_of_sandbox)
+            process = await WorkerProcess.spawn(
+                self._backend, self._command, self._told_of_sandbox, environment
+            )
         except LoadFailed as error:
             return error  # raised here it would end the whole group
         except Exception as error:

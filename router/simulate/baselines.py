@@ -14,8 +14,8 @@ from typing import Literal
 
 from router.domain.errors import DoesNotFit, LeaseTimeout, QueueFull, Unavailable
 from router.domain.memory import Bytes, fits, lacking, left, plus
-from router.domain.models import Limits, LocalModel
-from router.residency import events
+from router.domain.models import Limits, LocalModel, Placement
+from router.residency import events, policy
 
 
 @dataclass(slots=True)
@@ -23,6 +23,7 @@ class _Worker:
     id: str
     model: LocalModel
     held: Bytes
+    """What is left of it while it stops."""
     phase: Literal["loading", "ready", "draining", "stopping"] = "loading"
     leases: set[int] = field(default_factory=set)
     last_used: float = 0.0
@@ -83,7 +84,7 @@ class Baseline(abc.ABC):
     def _requested(self, event: events.LeaseRequested) -> None:
         limits, model = self._limits, event.model
         same = sum(1 for w in self._queue.values() if w.model.name == model.name)
-        if not fits(_need(model), self._budgets):
+        if not any(fits(way.bytes, self._budgets) for way in model.placements):
             self._refuse(event.ticket, DoesNotFit)
         elif same >= limits.max_waiting_per_model or len(self._queue) >= limits.max_waiting:
             self._refuse(event.ticket, QueueFull)
@@ -125,10 +126,26 @@ class Baseline(abc.ABC):
         self._queue.pop(ticket, None)
         self._actions.append(events.RefuseLease(ticket, error, error.__name__))
 
-    def _start(self, model: LocalModel) -> None:
-        worker = _Worker(f"{model.name}#{next(self._numbers)}", model, _need(model))
+    def _free(self) -> dict[str, int]:
+        return left(self._budgets, *(w.held for w in self._workers.values()))
+
+    def _ways(self, model: LocalModel) -> list[Placement]:
+        """Those that fit into the empty machine, in the order in which the core tries them."""
+        busy: dict[str, int] = {}
+        for worker in self._workers.values():
+            for device in worker.held:
+                busy[device] = busy.get(device, 0) + len(worker.leases)
+        ways = [way for way in model.placements if fits(way.bytes, self._budgets)]
+        return policy.spread(ways, busy, self._free())
+
+    def _fitting(self, model: LocalModel) -> Placement | None:
+        free = self._free()
+        return next((way for way in self._ways(model) if fits(way.bytes, free)), None)
+
+    def _start(self, model: LocalModel, way: Placement) -> None:
+        worker = _Worker(f"{model.name}#{next(self._numbers)}", model, way.bytes)
         self._workers[worker.id] = worker
-        self._actions.append(events.StartWorker(worker.id, model, model.placements[0], "request"))
+        self._actions.append(events.StartWorker(worker.id, model, way, "request"))
 
     def _evict(self, worker: _Worker) -> None:
         worker.phase = "draining"
@@ -157,15 +174,23 @@ class StrictFifo(Baseline):
             self._grant(waiter, worker, now)
 
     def _make_room(self, model: LocalModel) -> None:
-        free = left(self._budgets, *(w.held for w in self._workers.values()))
-        if fits(_need(model), free):
-            self._start(model)
+        if (way := self._fitting(model)) is not None:
+            self._start(model, way)
             return
-        coming = [w.held for w in self._in("stopping")]
+        options = [self._victims(way) for way in self._ways(model)]
+        for worker in min(options, key=lambda option: option[:2], default=(False, 0.0, []))[2]:
+            self._evict(worker)
+
+    def _victims(self, way: Placement) -> tuple[bool, float, list[_Worker]]:
+        """Whether they are too few, when the last of them was used, and the idle ones that go for this placement."""
+        room = plus(self._free(), *(w.held for w in self._in("stopping")))
+        chosen: list[_Worker] = []
         for worker in self._in("ready"):
-            if lacking(_need(model), plus(free, *coming)) and not worker.leases:
-                coming.append(worker.held)
-                self._evict(worker)
+            lack = lacking(way.bytes, room)
+            if not worker.leases and not lack.keys().isdisjoint(worker.held):
+                chosen.append(worker)
+                room = plus(room, worker.held)
+        return not fits(way.bytes, room), max((w.last_used for w in chosen), default=0.0), chosen
 
 
 class LruByCount(Baseline):
@@ -189,8 +214,9 @@ class LruByCount(Baseline):
                 self._grant(waiter, worker, now)
         leaving = sum(1 for _ in self._in("draining", "stopping"))
         for model in absent.values():
-            if len(self._workers) < self._most:
-                self._start(model)
+            way = self._fitting(model)
+            if len(self._workers) < self._most and way is not None:
+                self._start(model, way)
             elif leaving > 0:
                 leaving -= 1  # one that leaves already is for this one
             elif (victim := next(self._in("ready"), None)) is not None:
@@ -199,15 +225,11 @@ class LruByCount(Baseline):
 
 def fits_by_count(models: Mapping[str, LocalModel], budgets: Bytes) -> int:
     """How many models may be there at once if nobody counts bytes: as many as the largest ones fit."""
-    alone = {m.name: _need(m) for m in models.values() if fits(_need(m), budgets)}
+    sizes = {m.name: m for m in models.values() if any(fits(way.bytes, budgets) for way in m.placements)}
     free, count = dict(budgets), 0
-    for need in sorted(alone.values(), key=lambda need: sum(need.values()), reverse=True):
-        if not fits(need, free):
+    for model in sorted(sizes.values(), key=lambda m: sum(m.placements[0].bytes.values()), reverse=True):
+        ways = policy.spread(model.placements, {}, free)
+        if (way := next((way for way in ways if fits(way.bytes, free)), None)) is None:
             break
-        free, count = left(free, need), count + 1
+        free, count = left(free, way.bytes), count + 1
     return count
-
-
-def _need(model: LocalModel) -> Bytes:
-    """What the best way to hold it takes of each device."""
-    return model.placements[0].bytes

@@ -20,6 +20,7 @@ from router.domain.errors import RegistryInvalid, RouterError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from router.domain.memory import Bytes
     from router.domain.models import LocalModel
     from router.registry.loader import Registry
     from router.simulate.figures import Figures
@@ -115,7 +116,7 @@ def _house(path: Path, only: str, assume: Sequence[str], machine: Machine) -> tu
     found = loader.load(path, devices.detect(), cache_home())
     wanted = _wanted(found, only)
     sizes = _sizes(found, assume)
-    models = {name: _sized(found.models[name], sizes.get(name)) for name in wanted}
+    models = {name: _sized(found.models[name], sizes.get(name), found.budgets) for name in wanted}
     names = {**models, **{a: models[n] for a, n in found.aliases.items() if n in models}}
     return found, House(names, found.budgets, found.limits, machine)
 
@@ -144,16 +145,19 @@ def _sizes(found: Registry, assume: Sequence[str]) -> dict[str, int]:
     return sizes
 
 
-def _sized(model: LocalModel, size: int | None) -> LocalModel:
+def _sized(model: LocalModel, size: int | None, budgets: Bytes) -> LocalModel:
+    """Of a size that is assumed: whole on any of the GPUs, or in host memory where the model would be."""
     import msgspec
 
     from router.domain.models import Footprint, Placement
+    from router.sizing.placement import HOST
 
     if size is not None:
         best = model.placements[0]
         device = next(iter(best.footprints))
-        whole = Placement(best.engine, {device: Footprint(weights=size)})
-        return msgspec.structs.replace(model, placements=(whole,), problem=None)
+        on = [device] if device == HOST else [gpu for gpu in budgets if gpu != HOST]
+        whole = tuple(Placement(best.engine, {gpu: Footprint(weights=size)}) for gpu in on)
+        return msgspec.structs.replace(model, placements=whole, problem=None)
     if model.problem is not None:
         hint = f"say how large it is (--assume {model.name}=5GiB) or leave it out with --models"
         raise OptionInvalid(f"{model.name}: {model.problem}; {hint}")

@@ -12,6 +12,7 @@ from router.domain.upstreams import Budget
 from router.registry.loader import Key
 from tests.api.beyond import Split, split
 from tests.cloud.endpoint import event, good, raw_stream, silence, status, usage_of
+from tests.scene import until
 
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
 
@@ -135,7 +136,8 @@ async def test_a_request_that_would_wait_too_long_spills_and_is_still_served_her
     )
     call = await house.chat("eager")
     assert (call.headers["x-router-served-by"], call.headers["x-router-attempts"]) == ("big", "1")
-    assert house.launcher.workers == {}
+    assert house.scene.total("router_spills_total", model="eager", reason="cold") == 1
+    await until(lambda: house.launcher.workers)  # for the next requests
     house.endpoint.answer = status(500)
     call = await house.chat("eager")
     assert call.headers["x-router-served-by"].startswith("eager#")

@@ -5,7 +5,7 @@ import fcntl
 import struct
 import termios
 from asyncio.subprocess import Process
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -27,8 +27,8 @@ async def test_a_greeting_that_is_there_before_the_gateway_looks_is_heard(
 ) -> None:
     start = process._start
 
-    async def held_up(command: Sequence[str], fd: int) -> Process:
-        born = await start(command, fd)
+    async def held_up(command: Sequence[str], fd: int, environment: Mapping[str, str]) -> Process:
+        born = await start(command, fd, environment)
         wait_until(lambda: unread(fd))  # the whole gateway stands still, and the worker does not
         for _ in range(5):
             await asyncio.sleep(0)

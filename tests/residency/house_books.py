@@ -31,6 +31,11 @@ class Process:
     used: float = 0.0
     """When it was ready, or a lease began or ended there last."""
     leases: set[int] = field(default_factory=set)
+    reason: str = "request"
+    since: float = 0.0
+    """When its load was ordered; once it is up, when that was."""
+    load: float = 0.0
+    """Seconds that it took."""
 
 
 class Books:
@@ -50,8 +55,11 @@ class Books:
         self.deaths: dict[str, list[float]] = {}
         self.free_beside: Bytes = {}
         self.shares: Mapping[str, float] = {}
+        self.dry_runs: Bytes = {}
         self.squeezed: set[str] = set()
         """Their last load ran out of memory while somebody waited: one more try."""
+        self.spilled: set[str] = set()
+        """Versions that requests went past since they were last loaded."""
         self._fell: str | None = None
         self._claimed: str | None = None
         self._forced = False
@@ -72,6 +80,11 @@ class Books:
             if waiter.ticket in self.core.tables.waiting
             else 0.0
         )
+
+    def absent(self) -> list[LeaseRequested]:
+        """Who waits for a model that is not there."""
+        there = {self.processes[name].model.fingerprint for name in self._open()}
+        return [w for w in self.waiting.values() if w.model.fingerprint not in there]
 
     def _open(self) -> set[str]:
         return {i.id for i in self.core.tables.instances.values() if i.open} & self.processes.keys()

@@ -22,12 +22,14 @@ from router.residency.events import (
     Action,
     DeviceFree,
     DevicePaced,
+    DryRunsHold,
     Event,
     GrantLease,
     LeaseReleased,
     LeaseRequested,
     ModelsDesired,
     RefuseLease,
+    RequestSpilled,
     ShutdownRequested,
     StartWorker,
     StopWorker,
@@ -42,6 +44,7 @@ from router.residency.events import (
 )
 from router.residency.policy import LINGER
 from router.residency.state import Phase
+from tests.residency import background_rules
 from tests.residency.house_books import Books, Process
 
 
@@ -76,9 +79,12 @@ class Referee(Books):
                 self.waiting[event.ticket] = event
             case LeaseReleased(at, ticket):
                 self._release(at, ticket)
+            case RequestSpilled(_, model):
+                self.spilled.add(model.fingerprint)
             case WorkerReady(_, name, slots, resident):
                 process = self.processes[name]
                 process.up, process.slots, process.used = True, slots, event.at
+                process.load, process.since = event.at - process.since, event.at
                 self.squeezed.discard(process.model.fingerprint)
                 self.measured[process.model.fingerprint, process.engine] = resident
                 free = {d: max(size, 0) for d, size in left(self.in_force, self._sum()).items()}
@@ -99,6 +105,8 @@ class Referee(Books):
                 return dead
             case DeviceFree(_, free_beside):
                 self.free_beside = free_beside
+            case DryRunsHold(_, held):
+                self.dry_runs = held
             case DevicePaced(_, shares):
                 self.shares = shares
             case ModelsDesired(_, models, budgets, limits):
@@ -156,7 +164,9 @@ class Referee(Books):
                     excused = process.excused or not fits(self._sum(), self.budgets)
                     assert excused or not self._pinned(process), f"pinned {name} was evicted"
                     asked_for = self._claimed is not None or self.waiting
-                    assert excused or asked_for, f"{name} was evicted for nobody"
+                    assert excused or asked_for or self.spilled, f"{name} was evicted for nobody"
+                    if not excused and self._claimed is None and not self.absent():
+                        background_rules.check_eviction(self, now, name)
                 if reason == "abandoned":
                     assert not process.up, f"{name} was there already"
                     assert not self._wanted(process), f"{name} was stopped while somebody waited for its load"
@@ -200,15 +210,21 @@ class Referee(Books):
         if action.reason == "preload":
             assert not self.waiting, "a preload while somebody waits"
             assert model.pinned or model.preload
+        elif action.reason == "spill":
+            background_rules.check_load(self, model)
         else:
             first = next((w for w in self.waiting.values() if w.model.fingerprint == model.fingerprint), None)
             assert first is not None, f"{name} is loaded for nobody"
             self._check_turn(model.fingerprint)
         assert action.placement in model.placements, f"{name} is placed as nobody said"
+        if model.fingerprint not in self.squeezed:
+            background_rules.check_spread(self, model, action.placement)
         self.processes[name] = self._process(model, action.placement)
-        self.processes[name].unasked = action.reason == "preload"
+        started = self.processes[name]
+        started.unasked, started.since, started.reason = action.reason == "preload", now, action.reason
         need = [device for device, size in self.processes[name].bytes.items() if size > 0]
-        room = {device: size for device, size in self.in_force.items() if device in need}
+        free = left(self.in_force, self.dry_runs)
+        room = {device: size for device, size in free.items() if device in need}
         assert fits(self._sum(), room), f"{name} does not fit: {self._sum()} of {room}"
 
     def _check_turn(self, fingerprint: str) -> None:
@@ -308,7 +324,9 @@ class Referee(Books):
         self._check_abandoned()
         if not self.waiting:
             return
-        moving = any(not p.stuck and (not p.up or p.dying or p.leases) for p in self.processes.values())
+        moving = bool(self.dry_runs) or any(
+            not p.stuck and (not p.up or p.dying or p.leases) for p in self.processes.values()
+        )
         wake = next((a.at for a in actions if isinstance(a, WakeAt)), float("inf"))
         assert moving or wake <= now + LINGER + 1e-6, "somebody waits and nothing moves"
 

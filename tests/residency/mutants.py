@@ -14,6 +14,7 @@ from router.residency import events, policy
 from router.residency.core import Residency
 from router.residency.state import Instance, Phase, Waiter
 from router.residency.steps import Refusal
+from tests.residency import background_mutants
 
 
 class FreesOnStopRequest(Residency):
@@ -312,6 +313,7 @@ MUTANTS: tuple[type[Residency], ...] = (
     FreesWhatRemains,
     FreesTheLiving,
     AddsDevicesUp,
+    *background_mutants.MUTANTS,
     SeesNoStrangers,
     FeelsNoHeat,
     StaysSlow,

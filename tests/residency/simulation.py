@@ -16,11 +16,13 @@ from router.residency.events import (
     Action,
     DeviceFree,
     DevicePaced,
+    DryRunsHold,
     Event,
     GrantLease,
     LeaseReleased,
     LeaseRequested,
     ModelsDesired,
+    RequestSpilled,
     ShutdownRequested,
     StartWorker,
     StopWorker,
@@ -55,6 +57,8 @@ class Life:
         self.several = self.random.random() < 0.4
         """Several devices, and models that can be held in more than one way."""
         self.budgets: dict[str, int] = dict(SEVERAL if self.several else on(BUDGET))
+        if self.several and self.random.random() < 0.5:
+            self.budgets["gpu1"] = 3 * BUDGET  # room enough for a choice
         self._unkillable = self.random.random() < 0.1
         self._setbacks = 0
         """What went wrong since memory is being freed for the claimant."""
@@ -148,6 +152,14 @@ class Life:
             self._at(draw.uniform(0, now), self._sleep)
         if draw.random() < 0.2:
             self._at(draw.uniform(0.5, 1.0) * now, lambda at: ShutdownRequested(at))
+        for _ in range(draw.choice([0, 0, 4])):
+            began = draw.uniform(0, now)
+            self._at(began, self._dry_run({draw.choice(list(self.budgets)): 3}))
+            self._at(began + draw.uniform(0.1, 5), self._dry_run({}))
+        for _ in range(draw.choice([0, 0, requests // 4])):
+            began = draw.uniform(0, now)
+            self._at(began, self._spill)
+            self._at(began + draw.uniform(0, 1), self._spill)
 
     def _request(self, ticket: int) -> Happening:
         name = self.random.choice([*self.models, *list(self.models)[:2]])
@@ -163,6 +175,20 @@ class Life:
 
     def _release(self, ticket: int) -> Happening:
         return lambda at: LeaseReleased(at, ticket)
+
+    def _dry_run(self, held: Bytes) -> Happening:
+        """A process that is asked for sizes comes, or goes."""
+
+        def happening(at: float) -> Event:
+            self._setbacks += 1
+            self.stats["dry runs"] += bool(held)
+            return DryRunsHold(at, held)
+
+        return happening
+
+    def _spill(self, at: float) -> Event:
+        """A request for it is answered elsewhere."""
+        return RequestSpilled(at, self.models[self.random.choice(list(self.models))])
 
     def _edit(self, at: float) -> Event:
         draw = self.random
@@ -229,8 +255,9 @@ class Life:
     def _carry_out(self, now: float, action: Action) -> None:
         draw = self.random
         match action:
-            case StartWorker(name, wanted, placement):
+            case StartWorker(name, wanted, placement, reason):
                 self.stats["starts"] += 1
+                self.stats["spills"] += reason == "spill"
                 if draw.random() < (0.8 if wanted.name == self._rotten else 0.06):
                     self._at(now + draw.uniform(0, 3), self._exit(name, draw.random() < 0.5))
                 else:

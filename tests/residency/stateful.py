@@ -17,9 +17,11 @@ from router.residency.core import Residency
 from router.residency.events import (
     DeviceFree,
     DevicePaced,
+    DryRunsHold,
     LeaseReleased,
     LeaseRequested,
     ModelsDesired,
+    RequestSpilled,
     ShutdownRequested,
     TimePassed,
     UnloadRequested,
@@ -114,6 +116,11 @@ class HouseMachine(RuleBasedStateMachine):
             wanted = self.models[name]
             self.referee.tell(LeaseRequested(self.now, self.tickets, wanted, deadline, priority=priority))
 
+    @rule(name=st.sampled_from(NAMES), count=st.integers(1, 4))
+    def spill(self, name: str, count: int) -> None:
+        for _ in range(count):
+            self.referee.tell(RequestSpilled(self.now, self.models[name]))
+
     @precondition(lambda self: self.clients())
     @rule(number=st.integers(0, 99))
     def finish_or_leave(self, number: int) -> None:
@@ -162,6 +169,10 @@ class HouseMachine(RuleBasedStateMachine):
     def strangers(self, device: str, size: int) -> None:
         self.referee.tell(DeviceFree(self.now, {device: size}))
 
+    @rule(device=st.sampled_from([DEVICE, "gpu1"]), size=st.sampled_from([0, 0, 2]))
+    def dry_run(self, device: str, size: int) -> None:
+        self.referee.tell(DryRunsHold(self.now, {device: size} if size else {}))
+
     @rule(device=st.sampled_from([DEVICE, "gpu1"]), share=st.sampled_from([0.125, 0.5, 1.0]))
     def heat(self, device: str, share: float) -> None:
         self.referee.tell(DevicePaced(self.now, {device: share}))
@@ -187,6 +198,7 @@ class HouseMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Under steady traffic to whatever is up, who waits now still has an outcome after bounded steps."""
+        self.referee.tell(DryRunsHold(self.now, {}))
         here = set(self.referee.waiting)
         for _ in range(60):
             if not here & set(self.referee.waiting):

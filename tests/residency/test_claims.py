@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from router.domain.errors import DoesNotFit, DoesNotFitNow, WorkerCrashed
+from router.domain.models import LocalModel
+from router.residency.core import Residency
 from router.residency.events import (
+    Action,
     GrantLease,
     LeaseReleased,
     LeaseRequested,
@@ -185,3 +189,82 @@ def test_a_lowered_budget_of_one_device_takes_models_of_that_device_only() -> No
     play._last.clear()
     play << ready(4, "other#2", 1, {"gpu1": 8}) >> [GrantLease(2, "other#2")] << LeaseReleased(5, 2) >> []
     play << desired(6, [BIG, OTHER], budget={**TWO, "gpu1": 5}) >> [StopWorker("other#2", "pressure")]
+
+
+# Where, of several devices that hold it whole ----------------------------------------------------------------
+
+THREE = {"gpu0": 10, "gpu1": 12, "gpu2": 12, "host": 50}
+
+
+def whole(name: str, size: int, on: int = 2, **options: object) -> LocalModel:
+    """On any of the first devices, with a byte of host memory, as a real process has."""
+    found = placed(name, *({f"gpu{n}": size, "host": 1} for n in range(on)))
+    return msgspec.structs.replace(found, **options)
+
+
+def devices(actions: list[Action]) -> list[str]:
+    return [next(iter(a.placement.bytes)) for a in actions if isinstance(a, StartWorker)]
+
+
+def test_two_models_go_to_two_devices() -> None:
+    core = house(a := whole("a", 3), b := whole("b", 3), budget=TWO).core
+    assert devices(core.handle(LeaseRequested(0, 1, a))) == ["gpu0"]
+    assert devices(core.handle(LeaseRequested(0, 2, b))) == ["gpu1"]
+
+
+def test_of_idle_devices_the_one_with_the_most_free_bytes_is_taken() -> None:
+    core = house(a := whole("a", 3, 3), b := whole("b", 2, 3), c := whole("c", 3, 3), budget=THREE).core
+    assert devices(core.handle(LeaseRequested(0, 1, a))) == ["gpu1"]
+    assert devices(core.handle(LeaseRequested(0, 2, b))) == ["gpu2"]
+    assert devices(core.handle(LeaseRequested(0, 3, c))) == ["gpu0"]
+
+
+def test_a_device_with_fewer_busy_slots_comes_before_one_with_more_free_bytes() -> None:
+    core = house(a := whole("a", 2), b := whole("b", 8), c := whole("c", 2), budget=TWO).core
+    assert devices(core.handle(LeaseRequested(0, 1, a))) == ["gpu0"]
+    assert devices(core.handle(LeaseRequested(0, 2, b))) == ["gpu1"]
+    core.handle(ready(1, "a#1", 2, {"gpu0": 2, "host": 1}))
+    core.handle(ready(1, "b#2", 2, {"gpu1": 8, "host": 1}))
+    core.handle(LeaseReleased(2, 2))
+    assert devices(core.handle(LeaseRequested(3, 3, c))) == ["gpu1"]
+
+
+def test_who_waits_for_a_model_that_loads_counts_as_busy() -> None:
+    core = house(a := whole("a", 2), b := whole("b", 7), c := whole("c", 2), budget=TWO).core
+    for ticket in (1, 2):
+        core.handle(LeaseRequested(0, ticket, a))
+    assert devices(core.handle(LeaseRequested(0, 3, b))) == ["gpu1"]
+    assert devices(core.handle(LeaseRequested(0, 4, c))) == ["gpu1"]
+
+
+def test_preloads_are_spread_too() -> None:
+    core = Residency(TWO)
+    told = desired(0, [whole("a", 3, preload=True), whole("b", 3, preload=True)], TWO)
+    assert devices(core.handle(told)) == ["gpu0", "gpu1"]
+
+
+def test_a_split_comes_only_after_every_device_that_holds_it_whole() -> None:
+    wanted = placed("w", {"gpu0": 8}, {"gpu1": 8}, {"gpu0": 4, "gpu1": 4})
+    core = house(whole("a", 3), wanted, budget=TWO).core
+    core.handle(LeaseRequested(0, 1, whole("a", 3)))
+    assert devices(core.handle(LeaseRequested(0, 2, wanted))) == ["gpu1"]
+    third = placed("t", {"gpu0": 9}, {"gpu1": 9}, {"gpu0": 2, "gpu1": 2})
+    (started,) = (a for a in core.handle(LeaseRequested(0, 3, third)) if isinstance(a, StartWorker))
+    assert started.placement is third.placements[2]
+
+
+def test_who_is_missed_least_goes_wherever_it_is() -> None:
+    """Else the first device would be fought for while an unused model keeps the second."""
+    core = house(
+        hot := whole("hot", 9), cold := whole("cold", 9), third := whole("third", 9), budget=TWO
+    ).core
+    core.handle(LeaseRequested(0, 1, hot))
+    core.handle(LeaseRequested(0, 2, cold))
+    for name, device in (("hot#1", "gpu0"), ("cold#2", "gpu1")):
+        core.handle(ready(1, name, 2, {device: 9, "host": 1}))
+    for ticket in (1, 2):
+        core.handle(LeaseReleased(2, ticket))
+    for ticket in (3, 4, 5):
+        core.handle(LeaseRequested(3, ticket, hot))
+        core.handle(LeaseReleased(4, ticket))
+    assert core.handle(LeaseRequested(5, 6, third))[:1] == [StopWorker("cold#2", "pressure")]

@@ -13,6 +13,7 @@ from router.domain.errors import (
 )
 from router.domain.models import Limits
 from router.residency.events import (
+    DryRunsHold,
     GrantLease,
     LeaseReleased,
     LeaseRequested,
@@ -306,3 +307,28 @@ def test_a_release_may_be_sent_twice_and_for_a_ticket_that_nobody_knows(ticket: 
 def test_news_of_an_unknown_worker_is_no_error() -> None:
     play = a_ready()
     (play << ready(3, "x#9", 1, 1) >> [] << WorkerExited(3, "x#9") >> [] << WorkerLost(3, "x#9", "") >> [])
+
+
+# Dry runs --------------------------------------------------------------------------------------------------
+
+
+def test_a_load_waits_for_the_memory_of_a_dry_run_and_nobody_is_evicted_or_refused_for_it() -> None:
+    play = a_ready(budget=20) << DryRunsHold(3, on(7)) >> []
+    play << LeaseRequested(4, 2, B) >> []  # 8 of A, 7 of the dry run, and B's 6
+    play << LeaseRequested(4, 3, model("large", 20)) >> []
+    play << DryRunsHold(5, {}) >> [start("b#2", B, "request")]
+
+
+def test_what_fits_beside_a_dry_run_is_loaded_at_once() -> None:
+    play = a_ready(budget=20) << DryRunsHold(3, on(4)) >> []
+    play << LeaseRequested(4, 2, B) >> [start("b#2", B, "request")]
+
+
+def test_a_dry_run_that_takes_what_is_held_already_sends_nobody_away() -> None:
+    play = a_busy() << DryRunsHold(2, on(11)) >> [] << LeaseReleased(3, 1) >> []
+    assert play.core.tables.free == on(-7)
+
+
+def test_a_model_that_turns_out_a_little_larger_during_a_dry_run_stays() -> None:
+    play = house(A, budget=12) << LeaseRequested(0, 1, A) >> [start("a#1", A, "request")]
+    play << DryRunsHold(1, on(4)) >> [] << ready(2, "a#1", 2, 9) >> [GrantLease(1, "a#1")]

@@ -4,7 +4,7 @@ import typing
 
 import pytest
 
-from router.domain.models import Limits
+from router.domain.models import Limits, Placement
 from router.residency.policy import (
     HALF_LIFE,
     LINGER,
@@ -15,14 +15,16 @@ from router.residency.policy import (
     demand,
     goes_at,
     hold,
+    least_loss,
     loss,
     oldest_first,
     rank,
     retry_after,
+    spread,
     to_shrink,
 )
 from router.residency.state import Failures, Instance, Pace, Phase, Waiter
-from tests.residency.playbook import model, on
+from tests.residency.playbook import model, on, placed
 
 LIMITS = Limits(patience=10, hold=2, backoff=5, backoff_max=300, failures=3, failure_window=60)
 
@@ -172,3 +174,41 @@ def test_ten_thousand_failures_do_not_overflow() -> None:
 @pytest.mark.parametrize(("estimate", "seconds"), [(0.0, 1.0), (12.5, 12.5), (9999.0, 120.0)])
 def test_a_retry_time_is_the_estimate_within_bounds(estimate: float, seconds: float) -> None:
     assert retry_after(estimate) == seconds
+
+
+# Where ----------------------------------------------------------------------------------------------------
+
+
+def order(ways: tuple[Placement, ...], busy: dict[str, int], free: dict[str, int]) -> list[int]:
+    return [ways.index(way) for way in spread(ways, busy, free)]
+
+
+def test_among_equals_the_device_with_the_fewest_busy_slots_then_the_most_free_bytes_is_first() -> None:
+    ways = placed("w", {"gpu0": 8, "host": 1}, {"gpu1": 8, "host": 1}, {"gpu2": 8, "host": 1}).placements
+    assert order(ways, {}, {}) == [0, 1, 2]
+    assert order(ways, {}, {"gpu0": 9, "gpu1": 20, "gpu2": 10}) == [1, 2, 0]
+    assert order(ways, {"gpu1": 1, "gpu2": 1}, {"gpu0": 9, "gpu1": 20, "gpu2": 10}) == [0, 1, 2]
+
+
+def test_placements_that_are_no_equals_keep_their_order() -> None:
+    ways = placed("w", {"gpu0": 8}, {"gpu1": 8}, {"gpu0": 4, "gpu1": 4}, {"gpu1": 4, "host": 4}, {"host": 8})
+    assert order(ways.placements, {"gpu0": 3, "gpu1": 2}, {"host": 99}) == [1, 0, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("eviction", "gone"), [("cost", "recent"), ("lru", "wanted")])
+def test_of_several_ways_to_make_room_the_one_whose_victims_are_missed_least(
+    eviction: str, gone: str
+) -> None:
+    first, second = placed("w", {"gpu0": 8}, {"gpu1": 8}).placements
+    wanted, recent = ready("wanted", 8, last_used=1), ready("recent", 8, last_used=2)
+    losses = {wanted.fingerprint: 5.0, recent.fingerprint: 1.0}
+    chosen = least_loss([(first, [wanted]), (second, [recent])], losses, eviction)  # type: ignore[arg-type]
+    assert names(chosen) == [gone]
+
+
+def test_a_worse_placement_spares_nobody_and_who_goes_already_is_enough() -> None:
+    whole, split = placed("w", {"gpu0": 8}, {"gpu0": 4, "gpu1": 4}).placements
+    victim = ready("victim", 8)
+    assert names(least_loss([(whole, [victim]), (split, [])], {}, "cost")) == ["victim"]
+    first, second = placed("w", {"gpu0": 8}, {"gpu1": 8}).placements
+    assert names(least_loss([(first, [victim]), (second, [])], {}, "cost")) == []

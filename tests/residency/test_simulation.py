@@ -32,6 +32,8 @@ MUST_HAPPEN = (
     "freed",
     "oom",
     "abandoned",
+    "spills",
+    "dry runs",
 )
 ROOT = Path(__file__).parents[2]
 

@@ -235,3 +235,27 @@ def test_no_wish_and_no_moment_adds_a_candidate_or_opens_what_is_shut(
         if must_stay(house(), asked) or wishes.local_only:
             assert not found.leaves
             assert found.private
+
+
+# Who was gone past -------------------------------------------------------------------------------------------
+
+
+def spilled(target: Target, at: Now) -> list[tuple[str, str]]:
+    return [(one.model.name, one.reason) for one in planned(target, at=at).spilled]
+
+
+def test_a_plan_tells_which_models_others_come_before_and_why() -> None:
+    assert spilled(A, now(a=4)) == []
+    assert spilled(A, now("", a=10)) == [("a", "cold")]
+    assert spilled(A, now("a", a=10)) == [("a", "busy")]
+    both = route("a", "b", "big", spill=Spill(5))
+    assert spilled(both, now("a", a=10, b=10)) == [("a", "busy"), ("b", "cold")]
+    assert spilled(both, now("b", a=10)) == [("a", "cold")]
+
+
+def test_a_model_is_not_gone_past_where_nobody_comes_before_it_after_all() -> None:
+    most = Price(Decimal(1), Decimal(5))
+    assert spilled(route("a", "big", spill=Spill(5, most)), now("", a=10)) == []
+    assert spilled(route("big", "a", spill=Spill(5)), now("", a=10)) == []
+    assert spilled(route("a", spill=Spill(5)), now("", a=10)) == []
+    assert spilled(route("a", "big"), now("", a=10)) == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from router import protocol
@@ -97,13 +97,16 @@ class FakeSpares:
         self._tasks = tasks
         self._processes = list(processes)
         self.refills = 0
+        self.environments: list[dict[str, str]] = []
 
     async def take(self) -> FakeProcess:
         if not self._processes:
             raise LoadFailed("no process left")
         return self._processes.pop(0)
 
-    start = take
+    async def start(self, environment: Mapping[str, str] = {}) -> FakeProcess:
+        self.environments.append(dict(environment))
+        return await self.take()
 
     def refill(self) -> None:
         self.refills += 1

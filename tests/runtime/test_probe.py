@@ -66,6 +66,19 @@ async def test_the_process_leaves_when_nobody_asks() -> None:
     assert process.how == "stopped"
 
 
+async def test_a_process_that_leaves_takes_no_question_of_the_next_one_with_it() -> None:
+    old, new = FakeProcess(answers), FakeProcess()
+    old.lingers = True
+    async with probing(old, new) as (probe, _), asyncio.TaskGroup() as tasks:
+        await probe.dry_run("first", OPTIONS)
+        probe._retire()
+        asked = tasks.create_task(probe.dry_run("second", OPTIONS))
+        await new.received(1)
+        old.die("stopped")
+        answers(new, new.sent[0])
+    assert asked.result() == ({"host": Footprint(weights=6)}, "")
+
+
 async def test_the_build_is_asked_once() -> None:
     async with probing(FakeProcess()) as (probe, _):
         assert await probe.build() == "fake build"

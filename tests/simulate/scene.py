@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from router.domain.models import EngineOptions, Footprint, Limits, LocalModel
+import msgspec
+
+from router.domain.models import EngineOptions, Footprint, Limits, LocalModel, Placement
 from router.simulate.machine import GiB, Machine
 from router.simulate.trace import Request
 from router.simulate.world import House
@@ -23,6 +25,16 @@ def model(name: str, gib: float = 4, slots: int = 2, context: int = 4096, overhe
 
 def house(models: Iterable[LocalModel], gib: float, limits: Limits | None = None) -> House:
     return House({m.name: m for m in models}, {"gpu0": int(gib * GiB)}, limits or Limits(), MACHINE)
+
+
+def on_each(models: Iterable[LocalModel], budgets: dict[str, float]) -> House:
+    """Each of the models may be held whole by each of the devices; budgets in GiB."""
+    found = {}
+    for each in models:
+        footprint = each.footprint
+        ways = (Placement(EngineOptions(slots=2, devices=(gpu,)), {gpu: footprint}) for gpu in budgets)
+        found[each.name] = msgspec.structs.replace(each, placements=tuple(ways))
+    return House(found, {gpu: int(gib * GiB) for gpu, gib in budgets.items()}, Limits(), MACHINE)
 
 
 def asks(*rows: tuple[float, str], prompt: int = 1000, output: int = 100) -> list[Request]:

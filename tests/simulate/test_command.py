@@ -9,6 +9,7 @@ from typer.testing import CliRunner, Result
 
 from router.cli import app
 from router.simulate import trace, workload
+from router.sizing.devices import Device
 
 EXAMPLES = Path(__file__).parents[2] / "config" / "examples"
 EIGHT = EXAMPLES / "eight-models.yaml"
@@ -134,3 +135,29 @@ def test_a_registry_that_is_wrong_is_told_with_its_lines(tmp_path: Path) -> None
     done = run("--registry", str(path))
     assert done.exit_code == 2
     assert f"{path}:2:1" in done.stderr
+
+
+def test_a_model_of_an_assumed_size_may_be_held_by_each_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cards = tuple(Device(f"gpu{n}", "cuda", 8 << 30, 8 << 30, f"GPU-{n}") for n in range(2))
+    monkeypatch.setattr(
+        "router.sizing.devices.detect", lambda: (*cards, Device("host", "cpu", 1 << 34, 1 << 34))
+    )
+    path = tmp_path / "registry.yaml"
+    path.write_text("version: 1\nmodels: {a: {path: a.gguf}, b: {path: b.gguf}}\n")
+    words = (
+        "--registry",
+        str(path),
+        "--assume",
+        "a=5GiB",
+        "--assume",
+        "b=5GiB",
+        "--requests",
+        "40",
+        "--json",
+    )
+    done = run(*words)
+    assert done.exit_code == 0, done.output
+    for policy in json.loads(done.stdout)["policies"]:
+        assert policy["most_bytes"] == {"gpu0": 5 << 30, "gpu1": 5 << 30}, policy["policy"]

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import pytest
+
+from router.simulate.machine import GiB
 from router.simulate.policies import POLICIES, compare
-from tests.simulate.scene import asks, house, model
+from tests.simulate.scene import asks, house, model, on_each
 
 SCENE = house([model("a"), model("b"), model("c")], 9)
 TRACE = asks(*((0.9 * n, "abc"[n * 7 % 3]) for n in range(60)))
@@ -34,3 +37,19 @@ def test_progress_is_told_by_policy() -> None:
 def test_lru_by_count_may_be_told_how_many() -> None:
     one, two = (compare(SCENE, TRACE, ["lru-count"], 10.0, models_max=n)[0] for n in (1, 2))
     assert one.most_bytes["gpu0"] < two.most_bytes["gpu0"]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_models_are_spread_over_the_devices_that_hold_them_whole(policy: str) -> None:
+    several = on_each([model("a"), model("b"), model("c")], {"gpu0": 5, "gpu1": 5})
+    (found,) = compare(several, asks(*((10.0 * n, "ab"[n % 2]) for n in range(10))), [policy], 10.0)
+    assert found.swaps == 2
+    assert found.most_bytes == {"gpu0": 4 * GiB, "gpu1": 4 * GiB}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_third_model_takes_the_place_of_one_on_either_device(policy: str) -> None:
+    several = on_each([model("a"), model("b"), model("c")], {"gpu0": 5, "gpu1": 5})
+    trace = asks((0, "a"), (10, "b"), (20, "a"), (30, "c"), (40, "a"), (50, "c"), (60, "a"))
+    (found,) = compare(several, trace, [policy], 10.0)
+    assert (found.swaps, found.refused) == (3, {})
