@@ -30,6 +30,7 @@ from router.cloud.reading import Reading
 from router.cloud.report import Report, UpstreamView
 from router.cloud.retries import RetryBudget, pause_before_retry
 from router.cloud.spend import Spend
+from router.cloud.tally import Tally
 from router.domain.errors import PolicyRefused, UpstreamError, UpstreamUnavailable
 from router.domain.upstreams import Upstream
 from router.telemetry import Metrics, logger
@@ -119,9 +120,10 @@ class Cloud:
         """
         What a peer says of its models, by name and alias: unloaded, loading, loaded or failed; "" when it does not say.
 
-        Bounded by the time to connect. Breakers are not asked and not told. Raises UpstreamUnavailable.
+        Bounded by twice the time to connect. Breakers are not asked and not told. Raises UpstreamUnavailable.
         """
-        waits = msgspec.structs.replace(upstream.timeouts, whole=upstream.timeouts.connect)
+        connect = upstream.timeouts.connect
+        waits = msgspec.structs.replace(upstream.timeouts, whole=connect, idle=connect, total=2 * connect)
         hurried = msgspec.structs.replace(upstream, timeouts=waits)
         answer = CloudAnswer(0, upstream.name, 0)
         async with self._pools.of(hurried) as pool:
@@ -212,7 +214,9 @@ class Cloud:
                 log.warning("an upstream cannot be asked", upstream=upstream.name, reason=note)
             raise
         answer = CloudAnswer(0, upstream.name, charge.worst, attempts=number)
-        return key, Attempt(upstream, desk.breaker, given, charge, self._report, self._clock, answer)
+        progress = Progress(Tally(request.limit, request.answers, request.echoed))
+        tried = Attempt(upstream, desk.breaker, given, charge, self._report, self._clock, answer, progress)
+        return key, tried
 
     @contextlib.contextmanager
     def _counted(self, desk: _Desk) -> Iterator[None]:

@@ -147,7 +147,8 @@ class UpstreamUnavailable(UpstreamError):
     No answer was begun. `retry_after` in seconds, or None.
 
     `reason` is one of a fixed list, for metrics: connect | tls | address | key | setup (it refuses our key, knows no
-    such model, redirects) | timeout | cut | status (5xx) | rate_limited | protocol | too_large | busy | open.
+    such model, redirects) | timeout | cut | status (5xx) | rate_limited | protocol | too_large |
+    too_long (it goes on above its limit of tokens) | busy | open.
     """
 
     def __init__(self, message: str, upstream: str, reason: str, retry_after: float | None = None) -> None:

@@ -35,7 +35,7 @@ cloud:
     max_tokens: 100
     max_tokens_field: max_completion_tokens
     context: 1000
-    timeouts: {first_byte: 10s}
+    timeouts: {first_byte: 10s, total: 10m}
     ca_file: ca.pem
     data_collection: deny
 keys:
@@ -54,7 +54,7 @@ routes:
         budget=Budget(5_000_000, 50_250_000),
         budgets_by_key={"al": Budget(1_000_000)},
         ca_file=str(folder.root / "ca.pem"),
-        timeouts=Timeouts(first_byte=10),
+        timeouts=Timeouts(first_byte=10, total=600),
         max_tokens=100,
         max_tokens_field="max_completion_tokens",
         context=1000,
