@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import assert_never
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -25,7 +26,7 @@ from router.cloud.calls import CloudAnswer, CloudCall
 from router.domain.errors import RouterError
 from router.domain.generation import Delta, FinishReason, GenerationRequest, Usage
 from router.domain.models import LocalModel
-from router.domain.upstreams import Upstream, usd
+from router.domain.upstreams import usd
 from router.routing.dispatch import Answer, EmbeddingAnswer
 from router.routing.journey import Asked, Relayed
 from router.routing.plan import Plan
@@ -82,8 +83,8 @@ class Exchange:
             commit=settings.commit_seconds,
             pause=settings.comment_seconds,
             waiting=self._waiting,
-            refuse=lambda error: errors.response(self._noted(error), self.record.id),
-            broken=lambda error: errors.event(self._noted(error), self.record.id),
+            refuse=lambda error: errors.response(self._noted(error), self.record.id, self.record.hidden),
+            broken=lambda error: errors.event(self._noted(error), self.record.id, self.record.hidden),
             facts=lambda: self.facts,
             ended=self._ended,
         )
@@ -105,23 +106,25 @@ class Exchange:
         self.asking = candidate
 
     def _waiting(self) -> str:
-        if isinstance(self.asking, Upstream):
-            return f"waiting for {self.asking.name}"
-        if self.asking is None:
-            return f"waiting for {self.plan.name}"
-        return self.house.residency.describe_wait(self.asking)
+        if isinstance(self.asking, LocalModel):
+            name = self._name(self.asking.name)
+            return self.house.residency.describe_wait(msgspec.structs.replace(self.asking, name=name))
+        return f"waiting for {self._name(self.plan.name if self.asking is None else self.asking.name)}"
+
+    def _name(self, name: str) -> str:
+        return self.house.shown(name, self.record)
 
     async def _collect(self) -> bytes:
         async with self._open() as answer:
             self._served(answer)
             if isinstance(answer, Relayed):
                 self._settled(answer.answer)
-                return answer.answer.body
+                return self.house.relayed(answer.answer.body, answer.served_by, self.record)
             texts = [await self._text(answer)]
         for request in self.requests[1:]:
             async with self._generate(answer.model, request) as other:
                 texts.append(await self._text(other))
-        return encode(self.question.writer(answer.model.name).whole(texts, self.usage))
+        return encode(self.question.writer(self._name(answer.model.name)).whole(texts, self.usage))
 
     async def _text(self, answer: Answer) -> tuple[str, FinishReason]:
         parts = []
@@ -136,9 +139,9 @@ class Exchange:
             if isinstance(answer, Relayed):
                 async for event in _events_of(answer.answer):
                     if event.strip() != sse.DONE.strip():
-                        yield event
+                        yield self.house.relayed_event(event, answer.served_by, self.record)
             else:
-                writer = self.question.writer(answer.model.name)
+                writer = self.question.writer(self._name(answer.model.name))
                 if opening := writer.begin(0):
                     yield opening
                 async for delta in answer.deltas:
@@ -171,7 +174,7 @@ class Exchange:
             yield writer.usage(self.usage)
 
     def _served(self, answer: Answer | Relayed) -> None:
-        self.facts.update(facts(answer))
+        self.facts.update(facts(answer, self.house.served_by(answer.served_by, self.record)))
         self.record.model = answer.served_by if isinstance(answer, Relayed) else answer.model.name
 
     def _settled(self, answer: CloudAnswer) -> None:
@@ -207,16 +210,18 @@ class Exchange:
                 assert_never(end)
 
 
-def facts(answer: Answer | EmbeddingAnswer | Relayed) -> dict[str, str]:
+def facts(answer: Answer | EmbeddingAnswer | Relayed, served_by: str) -> dict[str, str]:
     """FACTS of one answer. Milliseconds."""
-    values = (answer.served_by, f"{answer.queue_ms:.0f}", f"{answer.load_ms:.0f}", str(answer.attempts))
+    values = (served_by, f"{answer.queue_ms:.0f}", f"{answer.load_ms:.0f}", str(answer.attempts))
     return dict(zip(FACTS, values, strict=True))
 
 
 def note(error: Exception, record: Record) -> None:
-    """Log what nobody expected; what was raised on purpose is told to the client and counted."""
+    """Log what nobody expected, and what the client is not told; the rest it is told, and it is counted."""
     if not isinstance(error, RouterError):
         log.error("unexpected error", request=record.id, exc_info=error)
+    elif reason := errors.inside(error):
+        log.warning("a request failed", request=record.id, model=record.model, reason=reason)
 
 
 def _events_of(answer: CloudAnswer) -> AsyncIterator[bytes]:

@@ -82,7 +82,7 @@ class Outermost:
     ) -> None:
         note(error, record)
         if sender.status is None:
-            await errors.response(error, record.id)(scope, receive, sender)
+            await errors.response(error, record.id, record.hidden)(scope, receive, sender)
 
     def _log(self, scope: Scope, record: Record, status: int, seconds: float) -> None:
         log.info(

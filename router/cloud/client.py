@@ -183,6 +183,7 @@ class Cloud:
                 await Reading(line, request, response, attempt.progress, answer, key).begin()
             except UpstreamError as error:
                 attempt.failed(error)
+                _log_notes(error)
                 raise
             if answer.events is not None:
                 answer.events = await stack.enter_async_context(
@@ -210,8 +211,7 @@ class Cloud:
                 raise
         except UpstreamError as error:
             self._report.ended(upstream.name, outcome(error))
-            for note in getattr(error, "__notes__", ()):
-                log.warning("an upstream cannot be asked", upstream=upstream.name, reason=note)
+            _log_notes(error)
             raise
         answer = CloudAnswer(0, upstream.name, charge.worst, attempts=number)
         progress = Progress(Tally(request.limit, request.answers, request.echoed))
@@ -249,6 +249,12 @@ class Cloud:
             desk.in_flight,
             self._spend.spent(desk.upstream.name),
         )
+
+
+def _log_notes(error: UpstreamError) -> None:
+    """What is for the operator alone: a client is told of no host, certificate or file."""
+    for note in getattr(error, "__notes__", ()):
+        log.warning("an upstream cannot be asked", upstream=error.upstream, reason=note)
 
 
 class _Status(msgspec.Struct):

@@ -12,6 +12,7 @@ The error tree. Errors carry facts; `api.errors` alone knows their HTTP status.
     + DoesNotFit         never: no retry helps
     + LoadFailed
     + WorkerCrashed
+      - WorkerStopped    by the gateway, not by a fault
     + ShuttingDown
   x UpstreamError        the cloud said no
     + UpstreamRefused      its own 4xx: the request is at fault, no candidate helps
@@ -108,6 +109,10 @@ class LoadFailed(Unavailable):
 
 class WorkerCrashed(Unavailable):
     """The process that was serving the request is gone."""
+
+
+class WorkerStopped(WorkerCrashed):
+    """The gateway stopped the process that was serving the request: it gave way, or its time to drain was over."""
 
 
 class ShuttingDown(Unavailable):

@@ -107,7 +107,8 @@ class Journeys:
             raise error
         if candidate is not plan.candidates[-1]:
             self._metrics.fallbacks.labels(reason).inc()
-            log.info("a candidate could not answer", route=plan.name, candidate=candidate.name, reason=reason)
+            facts = {"candidate": candidate.name, "reason": reason, "detail": error.message}
+            log.info("a candidate could not answer", route=plan.name, **facts)
 
     @contextlib.asynccontextmanager
     async def _relay(self, upstream: Upstream, call: CloudCall) -> AsyncIterator[CloudAnswer]:
