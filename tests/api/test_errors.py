@@ -116,7 +116,9 @@ def test_an_unexpected_error_tells_its_request_and_nothing_of_itself() -> None:
 
 
 @pytest.mark.parametrize("kind", [domain.LoadFailed, domain.WorkerCrashed, domain.WorkerStopped])
-def test_what_befell_a_worker_is_for_the_log_and_a_client_gets_the_fact(kind: type[domain.RouterError]) -> None:
+def test_what_befell_a_worker_is_for_the_log_and_a_client_gets_the_fact(
+    kind: type[domain.RouterError],
+) -> None:
     error = kind("The worker m#1 died: exited with code 3; its last words: /srv/m.gguf is cut off")
     text = bytes(errors.response(error, "r1").body).decode()
     assert not any(word in text for word in ("m#1", "exited", "code 3", "words", "/srv"))

@@ -62,7 +62,7 @@ routes:
     )
     assert registry.aliases == {"default": "a", "gpt": "big", "best": "r"}
     assert registry.routes["r"] == Route("r", ("a", "big"), ("best",), "fallback")
-    assert (registry.keys[0].models, registry.keys[0].cloud, registry.keys[0].rpm) == (("big",), True, 60)
+    assert (registry.keys[0].models, registry.keys[0].cloud, registry.keys[0].rpm) == (("gpt",), True, 60)
 
 
 def test_a_peer_is_one_upstream_for_each_of_its_models(folder: Folder) -> None:
