@@ -19,10 +19,12 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Metric,
     Summary,
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.samples import Sample
 
 from router import __version__, log_sink
 
@@ -191,9 +193,13 @@ class Metrics:
         for refresh in self._refreshers:
             refresh()
 
-    def text(self) -> bytes:
-        """The text exposition format. From any thread."""
-        return generate_latest(self.registry)
+    def text(self, known: Callable[[str], str | None] | None = None) -> bytes:
+        """
+        The text exposition format. From any thread.
+
+        `known`: what a reader who may not see all calls a model or upstream; None of a name leaves its series out.
+        """
+        return generate_latest(self.registry if known is None else _Excerpt(self.registry, known))
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return self._kept(Counter(name, text, labels, registry=self.registry), labels)
@@ -210,6 +216,30 @@ class Metrics:
         if "upstream" in labels:
             self._by_upstream.append(metric)
         return metric
+
+
+class _Excerpt:
+    """The series of a registry that one reader may see."""
+
+    def __init__(self, registry: CollectorRegistry, known: Callable[[str], str | None]) -> None:
+        self._registry = registry
+        self._known = known
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._registry.collect():
+            seen = Metric(metric.name, metric.documentation, metric.type, metric.unit)
+            seen.samples = [found for sample in metric.samples if (found := self._seen(sample))]
+            yield seen
+
+    def _seen(self, sample: Sample) -> Sample | None:
+        labels = dict(sample.labels)
+        for label in ("model", "upstream"):
+            if label in labels:
+                name = self._known(labels[label])
+                if name is None:
+                    return None
+                labels[label] = name
+        return sample._replace(labels=labels)
 
 
 def configure_logging(level: str = "info", json: bool | None = None) -> None:

@@ -64,20 +64,24 @@ async def _answered(
     async with house.journeys.open(plan, Asked(local, call)) as answer:
         if isinstance(answer, Relayed):
             record.model, record.finish = answer.served_by, "stop"
-            headers = {**facts(answer), COST: usd(answer.answer.cost or 0)}
-            return Response(answer.answer.body, headers=headers, media_type="application/json")
-        return _own(answer, record, body)
+            told = facts(answer, house.served_by(answer.served_by, record))
+            relayed = house.relayed(answer.answer.body, answer.served_by, record)
+            headers = {**told, COST: usd(answer.answer.cost or 0)}
+            return Response(relayed, headers=headers, media_type="application/json")
+        return _own(answer, house, record, body)
 
 
-def _own(answer: EmbeddingAnswer, record: Record, body: dialect.EmbeddingBody) -> Response:
+def _own(answer: EmbeddingAnswer, house: House, record: Record, body: dialect.EmbeddingBody) -> Response:
     record.model = answer.model.name
     have = answer.embeddings.dimensions
     if body.dimensions not in (None, have):
         words = f"The vectors of {answer.model.name!r} always have {have} dimensions."
         raise InvalidRequest(words, "dimensions")
-    pieces = embedding_list(answer.embeddings, answer.model.name, body.encoding_format or "float")
+    name = house.shown(answer.model.name, record)
+    pieces = embedding_list(answer.embeddings, name, body.encoding_format or "float")
     record.finish = "stop"
-    return StreamingResponse(_told(pieces), headers=facts(answer), media_type="application/json")
+    told = facts(answer, house.served_by(answer.served_by, record))
+    return StreamingResponse(_told(pieces), headers=told, media_type="application/json")
 
 
 async def _told(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:

@@ -7,11 +7,14 @@ The one rule: an error on the wire says what the client can do about it, and not
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from starlette.responses import Response
 
 from router.api import sse
+from router.api.naming import without
 from router.api.wire import encode
 from router.domain import errors as domain
 
@@ -24,7 +27,7 @@ class BadKey(domain.RouterError):
 
 
 class NotAllowed(domain.RouterError):
-    """The key is good; what was asked is not among its models."""
+    """The key is good; what was asked is for a key that may use every model."""
 
 
 class RateLimited(domain.Unavailable):
@@ -97,6 +100,7 @@ TABLE: dict[type[domain.RouterError], Row] = {
     domain.LoadFailed: Row(503, _SERVER, "model_load_failed"),
     domain.ModelRefused: Row(503, _SERVER, "model_load_failed"),
     domain.WorkerCrashed: Row(502, _SERVER, "worker_crashed"),
+    domain.WorkerStopped: Row(503, _SERVER, "worker_stopped"),
     domain.ShuttingDown: Row(503, _SERVER, "shutting_down"),
     domain.ModelBusy: Row(409, _CALLER, "model_busy"),
     domain.UpstreamRefused: Row(400, _CALLER, None),  # its own status and fields: see `row`
@@ -124,6 +128,15 @@ _FOR_THE_OPERATOR = frozenset({"setup", "key", "address"})
 """Reasons of UpstreamUnavailable that are about how the upstream was set up here."""
 UNEXPECTED = Row(500, _SERVER, "internal_error")
 
+FACTS: dict[type[Exception], str] = {
+    domain.LoadFailed: "The model cannot be loaded now.",
+    domain.WorkerStopped: "The model was stopped before its answer was complete.",
+    domain.WorkerCrashed: "The process that answered ended before its answer was complete.",
+}
+"""Errors whose messages are of our insides: last words, exits, files. What a client is told of them."""
+_PATH = re.compile(r"(?<![\w/])/[^\s'\",;]*[^\s'\",;:.)]")
+_NOTHING: Mapping[str, str] = {}
+
 
 def row(error: Exception) -> Row:
     if isinstance(error, domain.UpstreamRefused):
@@ -134,29 +147,48 @@ def row(error: Exception) -> Row:
     return UNEXPECTED
 
 
-def envelope(error: Exception, request_id: str) -> dict[str, dict[str, str | None]]:
-    """The body of an error: the four fields that clients read, always all of them."""
+def envelope(
+    error: Exception, request_id: str, hidden: Mapping[str, str] = _NOTHING
+) -> dict[str, dict[str, str | None]]:
+    """
+    The body of an error: the four fields that clients read, always all of them.
+
+    `hidden`: names that this client may not read -> what it reads in their place.
+    """
     found = row(error)
     message = f"Something went wrong inside the gateway; its log has the details under request {request_id}."
-    if found is not UNEXPECTED and isinstance(error, domain.RouterError):
-        message = error.message
+    if fact := _fact(error):
+        message = f"{fact} The operator's log has the reason under request {request_id}."
+    elif found is not UNEXPECTED and isinstance(error, domain.RouterError):
+        message = without(hidden, error.message)
+    if isinstance(error, domain.Unavailable):
+        message = _PATH.sub("(a file)", message)
     param = getattr(error, "param", None)
     return {"error": {"message": message, "type": found.type, "param": param, "code": found.code}}
 
 
-def response(error: Exception, request_id: str) -> Response:
+def inside(error: Exception) -> str | None:
+    """What is for the log and not for the client; None when the client is told it all."""
+    return error.message if isinstance(error, domain.RouterError) and _fact(error) else None
+
+
+def _fact(error: Exception) -> str | None:
+    return next((FACTS[kind] for kind in type(error).__mro__ if kind in FACTS), None)
+
+
+def response(error: Exception, request_id: str, hidden: Mapping[str, str] = _NOTHING) -> Response:
     """The answer to a request that failed before its first byte."""
-    body = encode(envelope(error, request_id))
+    body = encode(envelope(error, request_id, hidden))
     return Response(body, row(error).status, headers=_headers(error), media_type="application/json")
 
 
-def event(error: Exception, request_id: str) -> bytes:
+def event(error: Exception, request_id: str, hidden: Mapping[str, str] = _NOTHING) -> bytes:
     """
     The last event of a stream that failed after its first byte: without it, clients would see success.
 
     That no retry helps is a comment before it, since the headers are out.
     """
-    last = sse.data(envelope(error, request_id))
+    last = sse.data(envelope(error, request_id, hidden))
     return sse.comment("should-retry=false") + last if is_final(error) else last
 
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import assert_never
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -25,7 +26,7 @@ from router.cloud.calls import CloudAnswer, CloudCall
 from router.domain.errors import RouterError
 from router.domain.generation import Delta, FinishReason, GenerationRequest, Usage
 from router.domain.models import LocalModel
-from router.domain.upstreams import Upstream, usd
+from router.domain.upstreams import usd
 from router.routing.dispatch import Answer, EmbeddingAnswer
 from router.routing.journey import Asked, Relayed
 from router.routing.plan import Plan
@@ -86,8 +87,8 @@ class Exchange:
             commit=settings.commit_seconds,
             pause=settings.comment_seconds,
             waiting=self._waiting,
-            refuse=lambda error: errors.response(self._noted(error), self.record.id),
-            broken=lambda error: errors.event(self._noted(error), self.record.id),
+            refuse=lambda error: errors.response(self._noted(error), self.record.id, self.record.hidden),
+            broken=lambda error: errors.event(self._noted(error), self.record.id, self.record.hidden),
             facts=lambda: self.facts,
             ended=self._ended,
         )
@@ -115,11 +116,14 @@ class Exchange:
 
     def _waiting(self) -> str:
         """What the request does while its stream is silent, for people."""
-        if isinstance(self.asking, Upstream):
-            return f"waiting for {self.asking.name}"
-        if self.asking is None:
-            return f"waiting for {self.plan.name}"
-        return self.doing or self.house.residency.describe_wait(self.asking)
+        if isinstance(self.asking, LocalModel):
+            name = self._name(self.asking.name)
+            known = msgspec.structs.replace(self.asking, name=name)
+            return self.doing or self.house.residency.describe_wait(known)
+        return f"waiting for {self._name(self.plan.name if self.asking is None else self.asking.name)}"
+
+    def _name(self, name: str) -> str:
+        return self.house.shown(name, self.record)
 
     def _answers(self) -> Iterator[contextlib.AbstractAsyncContextManager[Answer | Relayed]]:
         """
@@ -139,7 +143,7 @@ class Exchange:
                 self._served(answer)
                 if isinstance(answer, Relayed):
                     self._settled(answer.answer)
-                    return answer.answer.body
+                    return self.house.relayed(answer.answer.body, answer.served_by, self.record)
                 texts.append(await self._text(answer))
         return encode(self._writer().whole(texts, self.usage))
 
@@ -180,15 +184,15 @@ class Exchange:
     async def _relayed(self, relayed: Relayed) -> AsyncGenerator[bytes, None]:
         async for event in _events_of(relayed.answer):
             if event.strip() != sse.DONE.strip():
-                yield event
+                yield self.house.relayed_event(event, relayed.served_by, self.record)
 
     def _writer(self) -> Writer:
         assert self.model is not None, "a local model answers"
-        return self.question.writer(self.model.name)
+        return self.question.writer(self._name(self.model.name))
 
     def _served(self, answer: Answer | Relayed) -> None:
         """Who answers; the facts are those of the first prompt."""
-        self.facts = self.facts or facts(answer)
+        self.facts = self.facts or facts(answer, self.house.served_by(answer.served_by, self.record))
         if isinstance(answer, Relayed):
             self.record.model = answer.served_by
         else:
@@ -228,16 +232,18 @@ class Exchange:
                 assert_never(end)
 
 
-def facts(answer: Answer | EmbeddingAnswer | Relayed) -> dict[str, str]:
+def facts(answer: Answer | EmbeddingAnswer | Relayed, served_by: str) -> dict[str, str]:
     """FACTS of one answer. Milliseconds."""
-    values = (answer.served_by, f"{answer.queue_ms:.0f}", f"{answer.load_ms:.0f}", str(answer.attempts))
+    values = (served_by, f"{answer.queue_ms:.0f}", f"{answer.load_ms:.0f}", str(answer.attempts))
     return dict(zip(FACTS, values, strict=True))
 
 
 def note(error: Exception, record: Record) -> None:
-    """Log what nobody expected; what was raised on purpose is told to the client and counted."""
+    """Log what nobody expected, and what the client is not told; the rest it is told, and it is counted."""
     if not isinstance(error, RouterError):
         log.error("unexpected error", request=record.id, exc_info=error)
+    elif reason := errors.inside(error):
+        log.warning("a request failed", request=record.id, model=record.model, reason=reason)
 
 
 def _events_of(answer: CloudAnswer) -> AsyncIterator[bytes]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from router.api.errors import NotAllowed
+from router.api.naming import Names, renamed
 from router.api.rates import Rates
 from router.cloud.client import Cloud
+from router.cloud.events import data_of
 from router.domain.errors import PolicyRefused
 from router.domain.models import LocalModel
 from router.domain.upstreams import Upstream
@@ -26,7 +27,7 @@ from router.routing.dispatch import Dispatcher
 from router.routing.journey import Journeys
 from router.routing.peers import Peers
 from router.routing.plan import Now, Plan, Wishes, plan
-from router.routing.route import Candidate, Target, local, resolve
+from router.routing.route import Candidate, Target, as_route, candidates, local, resolve
 from router.settings import Settings
 from router.supervisor import contained
 from router.telemetry import Metrics
@@ -44,6 +45,10 @@ class Record:
     key: Key | None = None
     """Whose request it is; None when the registry has no keys, and anybody may ask for anything."""
     finish: Finish | None = None
+    asked: str = ""
+    """The name or alias by which it asked."""
+    hidden: dict[str, str] = field(default_factory=dict)
+    """Names of whoever may answer that its key does not have -> what they are called in answers."""
 
     def may_use(self, target: Target) -> bool:
         if self.key is None or "*" in self.key.models:
@@ -93,12 +98,47 @@ class House:
     rates: Rates = field(default_factory=Rates)
 
     def target(self, name: str, record: Record) -> Target:
-        """What `name` means. Raises UnknownModel, or NotAllowed for a key that may not use it."""
-        target = resolve(self.catalog.current, name)
-        if not record.may_use(target):
-            raise NotAllowed(f"This key may not use the model {target.name!r}.")
-        record.model = target.name
+        """What `name` means. Raises UnknownModel; what the key may not use is not there."""
+        target = resolve(self.catalog.current, name, self.names(record).knows)
+        record.model, record.asked = target.name, name
+        self._hide([target], record)
         return target
+
+    def names(self, record: Record) -> Names:
+        """What the request may know."""
+        key = record.key
+        operator = self.settings.loopback if key is None else "*" in key.models
+        return Names(self.catalog.current, key, operator)
+
+    def shown(self, name: str, record: Record) -> str:
+        """Who answers, as the request may know: its own name, or what was asked for."""
+        return self.names(record).of(name) or record.asked
+
+    def served_by(self, instance: str, record: Record) -> str:
+        """The same of a process (`name#number`)."""
+        name, mark, number = instance.rpartition("#")
+        return f"{self.shown(name, record)}#{number}" if mark else self.shown(instance, record)
+
+    def relayed(self, answer: bytes, upstream: str, record: Record) -> bytes:
+        """A whole answer of an upstream: untouched, unless its key does not have the name of who answers."""
+        if self.names(record).of(upstream):
+            return answer
+        return renamed(answer, record.asked)
+
+    def relayed_event(self, event: bytes, upstream: str, record: Record) -> bytes:
+        """The same of one event of a stream."""
+        data = None if self.names(record).of(upstream) else data_of(event)
+        return event if data is None else b"data: " + renamed(data, record.asked) + b"\n\n"
+
+    def _hide(self, found: Iterable[Target], record: Record) -> None:
+        names = self.names(record)
+        if names.all:
+            return
+        for target in found:
+            if (shown := self.shown(target.name, record)) != target.name:
+                record.hidden[target.name] = shown
+                if isinstance(target, Upstream):
+                    record.hidden[target.model] = shown
 
     def model(self, name: str, record: Record) -> LocalModel:
         """For what only a local model can do. Raises InvalidRequest for any other target, too."""
@@ -117,6 +157,8 @@ class House:
         cloud = record.key is None or record.key.cloud
         now = Now(self.residency.expected_wait, self._resident)
         found = plan(self.catalog.current, target, wishes, now, cloud=cloud, may_use=record.may_use)
+        self._hide(candidates(self.catalog.current, as_route(target)), record)
+        self._hide(found.candidates, record)
         if not found.candidates:
             reasons = "; ".join(f"{skipped.name}: {skipped.reason}" for skipped in found.skipped)
             raise PolicyRefused(f"Nobody may answer this request for {found.name!r} ({reasons}).", found.name)
@@ -129,7 +171,7 @@ class House:
 
     def targets(self, record: Record) -> Iterator[Target]:
         """What the request may ask for, in the registry's order: models, routes, upstreams."""
-        registry = self.catalog.current
+        registry, names = self.catalog.current, self.names(record)
         named: list[Target] = [*registry.models.values(), *registry.routes.values()]
         named += registry.upstreams.values()
-        return (target for target in named if record.may_use(target))
+        return (target for target in named if names.of(target.name))

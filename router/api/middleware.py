@@ -108,7 +108,7 @@ class Outermost:
             record.finish = "error"
             note(error, record)
             if wire.status is None:
-                await errors.response(error, record.id)(scope, wire.receive, wire.send)
+                await errors.response(error, record.id, record.hidden)(scope, wire.receive, wire.send)
 
     def _log(self, method: str, path: str, record: Record, status: int, seconds: float) -> None:
         log.info(

@@ -15,10 +15,11 @@ from starlette.responses import Response
 
 from router import __version__
 from router.api import errors, sse, wire
-from router.api.answers import model_entry
 from router.api.body import read
+from router.api.entries import entry
 from router.api.errors import NotAllowed
 from router.api.house import House, Record
+from router.api.naming import Names
 from router.api.sse import EventStream
 from router.cloud.report import UpstreamView
 from router.domain.errors import InvalidRequest, LoadFailed, RouterError
@@ -72,9 +73,11 @@ async def readyz(request: Request, house: House, record: Record) -> Response:
 
 
 async def metrics(request: Request, house: House, record: Record) -> Response:
+    """Of a key that may not use every model: only the series of those that it may, by the names that it has."""
     # Thousands of series take a while to print; only the bringing up to date needs this thread.
     house.metrics.refresh()
-    text = await asyncio.to_thread(house.metrics.text)
+    names = house.names(record)
+    text = await asyncio.to_thread(house.metrics.text, None if names.all else names.of)
     return Response(text, headers={"content-type": CONTENT_TYPE})
 
 
@@ -86,7 +89,7 @@ async def load(request: Request, house: House, record: Record) -> Response:
     body = await read(request, wire.Body)
     model = await house.dispatcher.latest(house.model(body.model_name(), record))
     if model.problem is not None:
-        raise LoadFailed(f"The model {model.name!r} cannot be loaded: {model.problem}")
+        raise LoadFailed(f"{model.name} cannot be loaded: {model.problem}")
     house.background.start(f"load {model.fingerprint}", _load(house, model))  # the same by any of its names
     return _json({"success": True})
 
@@ -115,8 +118,8 @@ async def changes(request: Request, house: House, record: Record) -> Response:
         commit=0,
         pause=settings.comment_seconds,
         waiting=lambda: "no change",
-        refuse=lambda error: errors.response(error, record.id),
-        broken=lambda error: errors.event(error, record.id),
+        refuse=lambda error: errors.response(error, record.id, record.hidden),
+        broken=lambda error: errors.event(error, record.id, record.hidden),
     )
 
 
@@ -125,25 +128,29 @@ async def _changes(house: House, record: Record) -> AsyncGenerator[bytes, None]:
     try:
         async for change in stream:
             model = house.catalog.current.models.get(change.model)
-            if model is None or record.may_use(model):
-                yield sse.data(_event(change.model, change.status, change.progress, model, house))
+            if name := house.names(record).of(change.model):
+                data = _data(change.status, change.progress, model, house, record)
+                yield sse.data({"model": name, "event": "model_status", "data": data})
     finally:
         await stream.aclose()
 
 
-def _event(name: str, status: str, progress: float, model: LocalModel | None, house: House) -> dict[str, Any]:
+def _data(
+    status: str, progress: float, model: LocalModel | None, house: House, record: Record
+) -> dict[str, Any]:
+    view = house.residency.view()
     data: dict[str, Any] = {"status": status}
     match status:
         case "loading":
             data["progress"] = {"stages": ["text_model"], "current": "text_model", "value": progress}
         case "loaded" if model is not None:
-            data["info"] = model_entry(model, house.residency.view())
+            data["info"] = entry(model, house, view, record)
         case "failed":
             data["failed"] = True
-            data["error"] = house.residency.view().failed.get(name)
+            data["error"] = house.names(record).reason(view.failed.get(model.name) if model else None)
         case _:
             pass
-    return {"model": name, "event": "model_status", "data": data}
+    return data
 
 
 async def props(request: Request, house: House, record: Record) -> Response:
@@ -164,7 +171,7 @@ async def props(request: Request, house: House, record: Record) -> Response:
     status = house.residency.view().status(model.name)
     return _json(
         {
-            "model_alias": model.name,
+            "model_alias": house.shown(model.name, record),
             "total_slots": model.engine.slots,
             "default_generation_settings": {"n_ctx": model.engine.context},
             "modalities": {"vision": False, "audio": False},
@@ -179,26 +186,28 @@ async def props(request: Request, house: House, record: Record) -> Response:
 
 async def running(request: Request, house: House, record: Record) -> Response:
     """Every process that holds a model, and what the house has left."""
-    view = house.residency.view()
-    shown = [(instance, _names(instance, house, record)) for instance in view.instances]
+    view, names = house.residency.view(), house.names(record)
+    shown = [(instance, names.of_instance(instance)) for instance in view.instances]
     body = {
-        "running": [_instance(instance, names) for instance, names in shown if names],
+        "running": [
+            _instance(instance, known, names.of(instance.model)) for instance, known in shown if known
+        ],
         "memory": view.memory.kinds(),
         "devices": {device: memory.kinds() for device, memory in view.devices.items()},
         "paces": dict(view.paces),
-        "waiting": dict(view.waiting),
-        "failed": dict(view.failed),
-        "cloud": [_upstream(v, house) for v in house.cloud.views() if record.may_use(v.upstream)],
+        "waiting": {name: count for n, count in view.waiting.items() if (name := names.of(n))},
+        "failed": {name: names.reason(why) for n, why in view.failed.items() if (name := names.of(n))},
+        "cloud": [_upstream(v, house, names) for v in house.cloud.views() if names.of(v.upstream.name)],
     }
     return _json(body)
 
 
-def _upstream(view: UpstreamView, house: House) -> dict[str, Any]:
+def _upstream(view: UpstreamView, house: House, names: Names) -> dict[str, Any]:
     """Money in US dollars as text, so that no reader rounds it."""
-    budget = view.upstream.budget
+    budget, name = view.upstream.budget, names.of(view.upstream.name)
     return {
-        "id": view.upstream.name,
-        "model": view.upstream.model,
+        "id": name,
+        "model": view.upstream.model if name == view.upstream.name else name,
         "breaker": view.breaker.value,
         "retry_after": round(view.retry_after, 1),
         "in_flight": view.in_flight,
@@ -212,16 +221,12 @@ def _upstream(view: UpstreamView, house: House) -> dict[str, Any]:
     }
 
 
-def _names(instance: InstanceView, house: House, record: Record) -> list[str]:
-    """Those that the key may use; names that left the registry hide nothing any more."""
-    models = house.catalog.current.models
-    return [name for name in instance.names if (m := models.get(name)) is None or record.may_use(m)]
-
-
-def _instance(instance: InstanceView, names: list[str]) -> dict[str, Any]:
+def _instance(instance: InstanceView, names: list[str], started_as: str | None) -> dict[str, Any]:
+    """`names`: those that the key has; the one that it was started for stands first if it is one of them."""
+    name = started_as if started_as in names else names[0]
     return {
-        "id": instance.id,
-        "model": instance.model if instance.model in names else names[0],
+        "id": f"{name}#{instance.id.rpartition('#')[2]}",
+        "model": name,
         "names": names,
         "state": _LLAMA_SWAP_STATES[instance.phase],
         "phase": instance.phase,

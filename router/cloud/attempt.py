@@ -15,6 +15,7 @@ from router.cloud.line import Progress
 from router.cloud.report import Report
 from router.cloud.spend import Charge
 from router.domain.errors import UpstreamBroken, UpstreamError, UpstreamRefused, UpstreamUnavailable
+from router.domain.generation import Usage
 from router.domain.upstreams import Upstream
 
 _FREE = frozenset({"status", "rate_limited", "setup", "connect", "tls", "address", "busy"})
@@ -57,8 +58,7 @@ class Attempt:
     def completed(self) -> None:
         if self._ends("ok"):
             self.breaker.succeeded(self.given)
-            self.progress.billed = True
-            self._settle(None)
+            self._settle(self._cost(self.progress.tally.current))
 
     def failed(self, error: UpstreamError) -> None:
         if not self._ends(outcome(error)):
@@ -72,13 +72,13 @@ class Attempt:
                 self.breaker.failed(self.given, self.clock())
             case _:
                 self.breaker.left(self.given)
-        self._settle(error)
+        self._settle(0 if self._is_free(error) else self._cost(False))
 
     def closed(self) -> None:
         """Nobody listens any more. A try that is not over was left by its client."""
         if self._ends("left"):
             self.breaker.left(self.given)
-            self._settle(None)
+            self._settle(self._cost(self.progress.tally.last_word))
 
     def _ends(self, said: str) -> bool:
         first, self._over = not self._over, True
@@ -86,18 +86,29 @@ class Attempt:
             self.report.ended(self.upstream.name, said)
         return first
 
-    def _settle(self, error: UpstreamError | None) -> None:
-        self.answer.cost = self.charge.settle(self._bill(error))
+    def _settle(self, micro: int) -> None:
+        self.answer.cost = self.charge.settle(micro)
         self.report.cost(self.upstream.name, self.answer.cost)
 
-    def _bill(self, error: UpstreamError | None) -> int | None:
-        """Micro-dollars, or None when nobody knows and the worst is to be feared."""
-        if self.progress.sent_at is None or isinstance(error, UpstreamRefused):
+    def _is_free(self, error: UpstreamError) -> bool:
+        tally = self.progress.tally
+        if tally.told is not None or tally.at_least:
+            return False  # whatever it says in the end
+        return isinstance(error, UpstreamRefused) or (
+            isinstance(error, UpstreamUnavailable) and error.reason in _FREE
+        )
+
+    def _cost(self, final: bool) -> int:
+        """Micro-dollars. `final`: the usage that was told is the bill; else the most that is known or to be feared."""
+        if self.progress.sent_at is None:
             return 0
-        if isinstance(error, UpstreamUnavailable) and error.reason in _FREE:
-            return 0
-        usage = self.answer.usage if self.progress.billed else None
-        return None if usage is None else self.upstream.cost(usage.prompt_tokens, usage.completion_tokens)
+        tally, cost = self.progress.tally, self.upstream.cost
+        told = tally.told or Usage(0, 0)
+        billed = cost(told.prompt_tokens, max(told.completion_tokens, tally.at_least))
+        if final:
+            return billed
+        beyond = max(0, tally.at_least - (tally.limit or 0))
+        return max(billed, self.charge.worst + cost(0, beyond))
 
 
 def outcome(error: UpstreamError) -> str:

@@ -30,6 +30,7 @@ from router.cloud.reading import Reading
 from router.cloud.report import Report, UpstreamView
 from router.cloud.retries import RetryBudget, pause_before_retry
 from router.cloud.spend import Spend
+from router.cloud.tally import Tally
 from router.domain.errors import PolicyRefused, UpstreamError, UpstreamUnavailable
 from router.domain.upstreams import Upstream
 from router.supervisor import contained
@@ -121,9 +122,10 @@ class Cloud:
         """
         What a peer says of its models, by name and alias: unloaded, loading, loaded or failed; "" when it does not say.
 
-        Bounded by the time to connect. Breakers are not asked and not told. Raises UpstreamUnavailable.
+        Bounded by twice the time to connect. Breakers are not asked and not told. Raises UpstreamUnavailable.
         """
-        waits = msgspec.structs.replace(upstream.timeouts, whole=upstream.timeouts.connect)
+        connect = upstream.timeouts.connect
+        waits = msgspec.structs.replace(upstream.timeouts, whole=connect, idle=connect, total=2 * connect)
         hurried = msgspec.structs.replace(upstream, timeouts=waits)
         answer = CloudAnswer(0, upstream.name, 0)
         async with self._pools.of(hurried) as pool:
@@ -183,6 +185,7 @@ class Cloud:
                 await Reading(line, request, response, attempt.progress, answer, key).begin()
             except UpstreamError as error:
                 attempt.failed(error)
+                _log_notes(error)
                 raise
             if answer.events is not None:
                 answer.events = await stack.enter_async_context(
@@ -210,11 +213,12 @@ class Cloud:
                 raise
         except UpstreamError as error:
             self._report.ended(upstream.name, outcome(error))
-            for note in getattr(error, "__notes__", ()):
-                log.warning("an upstream cannot be asked", upstream=upstream.name, reason=note)
+            _log_notes(error)
             raise
         answer = CloudAnswer(0, upstream.name, charge.worst, attempts=number)
-        return key, Attempt(upstream, desk.breaker, given, charge, self._report, self._clock, answer)
+        progress = Progress(Tally(request.limit, request.answers, request.echoed))
+        tried = Attempt(upstream, desk.breaker, given, charge, self._report, self._clock, answer, progress)
+        return key, tried
 
     @contextlib.contextmanager
     def _counted(self, desk: _Desk) -> Iterator[None]:
@@ -247,6 +251,12 @@ class Cloud:
             desk.in_flight,
             self._spend.spent(desk.upstream.name),
         )
+
+
+def _log_notes(error: UpstreamError) -> None:
+    """What is for the operator alone: a client is told of no host, certificate or file."""
+    for note in getattr(error, "__notes__", ()):
+        log.warning("an upstream cannot be asked", upstream=error.upstream, reason=note)
 
 
 class _Status(msgspec.Struct):

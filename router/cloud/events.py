@@ -32,11 +32,16 @@ class _Details(msgspec.Struct):
 class _Usage(msgspec.Struct):
     prompt_tokens: _Count | None = None
     completion_tokens: _Count | None = None
+    total_tokens: _Count | None = None
     prompt_tokens_details: _Details | None = None
 
 
 class _Choice(msgspec.Struct):
+    index: Any = 0
     finish_reason: str | None = None
+    delta: Any = None
+    message: Any = None
+    text: Any = None
 
 
 class _Answer(msgspec.Struct):
@@ -55,6 +60,12 @@ class Facts(msgspec.Struct, frozen=True):
     error: Any = None
     """The upstream's error object, if it sent one in place of an answer."""
     choices: int = 0
+    words: int = 0
+    """Bytes of text that the choices say, thoughts and arguments of tools included."""
+    spoke: tuple[int, ...] = ()
+    """Indices of the choices that say something."""
+    ended: tuple[int, ...] = ()
+    """Indices of the choices that end."""
 
 
 class Splitter:
@@ -92,7 +103,8 @@ class Splitter:
 def data_of(event: bytes) -> bytes | None:
     """The data of an event, or None: a comment, an event without data, or a blank line too many."""
     lines = event.splitlines()
-    return b"\n".join(line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")) or None
+    data = b"\n".join(line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:"))
+    return data if data.strip() else None
 
 
 def facts_of(data: bytes) -> Facts:
@@ -109,7 +121,17 @@ def facts_of(data: bytes) -> Facts:
         raise BadAnswer("its answer is not valid JSON") from None
     choices = answer.choices or []
     finish = next((c.finish_reason for c in choices if c.finish_reason), None)
-    return Facts(_usage(answer), finish, answer.model, answer.error, len(choices))
+    sizes = [(_index(c), _words((c.delta, c.message, c.text))) for c in choices]
+    return Facts(
+        _usage(answer),
+        finish,
+        answer.model,
+        answer.error,
+        len(choices),
+        sum(size for _, size in sizes),
+        tuple(index for index, size in sizes if size),
+        tuple(_index(c) for c in choices if c.finish_reason),
+    )
 
 
 _DECODER = msgspec.json.Decoder(_Answer)
@@ -123,7 +145,35 @@ def _unknown(data: bytes) -> Facts:
     if not isinstance(found, dict):
         raise BadAnswer("its answer is not a JSON object")
     choices = found.get("choices")
-    return Facts(error=found.get("error"), choices=len(choices) if isinstance(choices, list) else 0)
+    if not isinstance(choices, list):
+        return Facts(error=found.get("error"))
+    said = _words(choices)
+    return Facts(error=found.get("error"), choices=len(choices), words=said, spoke=(0,) if said else ())
+
+
+def _index(choice: _Choice) -> int:
+    return choice.index if isinstance(choice.index, int) else 0
+
+
+def _words(value: object) -> int:
+    """Bytes of text, wherever they are: what upstreams call their fields is not for us to know."""
+    total = 0
+    left = [value]
+    while left:
+        match left.pop():
+            case str(text):
+                total += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+            case dict(fields):
+                left += [field for name, field in fields.items() if name not in _NO_WORDS]
+            case list(parts) | tuple(parts):
+                left += parts
+            case _:
+                pass
+    return total
+
+
+_NO_WORDS = frozenset({"role", "id", "type", "finish_reason", "logprobs"})
+"""Fields that are there without a word being said."""
 
 
 def _usage(answer: _Answer) -> Usage | None:
@@ -134,4 +184,6 @@ def _usage(answer: _Answer) -> Usage | None:
     if told.completion_tokens is None and answer.choices is not None:
         return None
     cached = told.prompt_tokens_details.cached_tokens if told.prompt_tokens_details else None
-    return Usage(told.prompt_tokens, told.completion_tokens or 0, cached or 0)
+    # Some leave thoughts out of the completion; they are in the total, and on the bill.
+    completion = max(told.completion_tokens or 0, (told.total_tokens or 0) - told.prompt_tokens)
+    return Usage(told.prompt_tokens, completion, cached or 0)

@@ -44,17 +44,20 @@ def named(upstream: str, waited: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except NAMED as error:
-        reason, words = _explained(error, waited)
-        raise UpstreamUnavailable(f"{upstream} {words}.", upstream, reason) from error
+        reason, words, *inside = _explained(error, waited)
+        raised = UpstreamUnavailable(f"{upstream} {words}.", upstream, reason)
+        for note in inside:
+            raised.add_note(note)
+        raise raised from error
 
 
-def _explained(error: Exception, waited: Callable[[], str]) -> tuple[str, str]:
-    """Reason and words."""
+def _explained(error: Exception, waited: Callable[[], str]) -> tuple[str, ...]:
+    """Reason and words; then what only the operator is told: hosts, certificates, files."""
     match error:
         case AddressRefused():
-            return "address", f"is not where it may be: {error}"
+            return "address", "is not where it may be", str(error)
         case NoAddress():
-            return "connect", f"cannot be found: {error}"
+            return "connect", "cannot be found", str(error)
         case BadAnswer():
             return "protocol", f"answers what no OpenAI-compatible endpoint does: {error}"
         case httpx2.PoolTimeout():
@@ -63,11 +66,11 @@ def _explained(error: Exception, waited: Callable[[], str]) -> tuple[str, str]:
             return "timeout", waited()
         case httpx2.ConnectError() | ssl.SSLError():
             wrong = _certificate(error)
-            return ("tls", f"cannot be trusted: {wrong}") if wrong else ("connect", "cannot be reached")
+            return ("tls", "cannot be trusted", wrong) if wrong else ("connect", "cannot be reached")
         case httpx2.NetworkError() | httpx2.RemoteProtocolError():
             return "cut", "closed the connection before its answer was complete"
         case OSError():
-            return "tls", f"cannot be checked: its ca_file cannot be read ({error.strerror})"
+            return "tls", "cannot be trusted", f"its ca_file cannot be read ({error.strerror})"
         case _:
             return "protocol", f"cannot be talked to ({type(error).__name__})"
 

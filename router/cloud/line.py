@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import math
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 import httpx2
@@ -19,20 +20,32 @@ from router.cloud import faults, outgoing
 from router.cloud.addresses import Addresses, AddressRefused, NoAddress
 from router.cloud.outgoing import Outgoing
 from router.cloud.pools import Pool
+from router.cloud.tally import Tally
 from router.domain.errors import PolicyRefused
 from router.domain.upstreams import Upstream
+
+AFTER_FINISH = 3.0
+"""Seconds that an answer which has its end is held open, for a usage and [DONE]: some say neither."""
 
 
 @dataclass(slots=True)
 class Progress:
     """How far a request came, for whoever must judge what it may have cost."""
 
+    tally: Tally = field(default_factory=Tally)
+    began: float = math.inf
+    """When it began, by the loop's clock."""
     sent_at: float | None = None
     """When the first byte of it left, by the loop's clock."""
     status: int | None = None
-    billed: bool = False
-    """Whether the usage that was told is that of the whole answer: some tell it with each event."""
+    heard: bool = False
+    """Data came since this was last reset: bytes alone show only that a connection is alive."""
     phase: Literal["connect", "send", "first", "body", "idle", "done"] = "connect"
+
+    def hear(self) -> None:
+        """Data has come."""
+        self.heard = True
+        self.phase = "idle"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +65,11 @@ class Line:
         """
         if private:
             raise PolicyRefused("This request may not leave this machine (cloud: never).", self.upstream.name)
+        progress.began = now = asyncio.get_running_loop().time()
+        last = self._last(progress)
         with self._named(request, progress):
-            async with asyncio.timeout(self.upstream.timeouts.connect) as deadline:
-                async with _Watch(deadline, progress, self._first(request)) as watch:
+            async with asyncio.timeout_at(min(now + self.upstream.timeouts.connect, last)) as deadline:
+                async with _Watch(deadline, progress, self._first(request), last) as watch:
                     response = await self._connected(request, key, watch)
         progress.status = response.status_code
         progress.phase = "body"
@@ -66,19 +81,35 @@ class Line:
     async def chunks(
         self, request: Outgoing, response: httpx2.Response, progress: Progress
     ) -> AsyncGenerator[bytes, None]:
-        """The body as it comes. Raises UpstreamUnavailable (timeout, cut)."""
-        loop = asyncio.get_running_loop()
-        deadline = (progress.sent_at or loop.time()) + self._first(request)
+        """
+        The body as it comes. Raises UpstreamUnavailable (timeout, cut).
+
+        Whoever reads it tells `progress` of data: nothing else moves the deadline, however many bytes come.
+        """
+        now = asyncio.get_running_loop().time
+        deadline, last = (progress.sent_at or now()) + self._first(request), self._last(progress)
         with self._named(request, progress):
             async with contextlib.aclosing(response.aiter_raw()) as body:
                 while True:
-                    async with asyncio.timeout_at(deadline):
+                    async with asyncio.timeout_at(min(deadline, last)):
                         chunk = await anext(body, None)
                     if chunk is None:
                         return
-                    progress.phase = "idle"
+                    if now() >= min(deadline, last):  # what is there already is read without a wait
+                        raise TimeoutError
+                    progress.heard, came = False, now()
                     yield chunk
-                    deadline = loop.time() + self.upstream.timeouts.idle
+                    # The time that our reader took is nobody's silence.
+                    deadline = now() + self._idle(progress) if progress.heard else deadline + now() - came
+
+    def _idle(self, progress: Progress) -> float:
+        idle = self.upstream.timeouts.idle
+        return min(idle, AFTER_FINISH) if progress.tally.finished else idle
+
+    def _last(self, progress: Progress) -> float:
+        """The moment at which the whole exchange is over, by the loop's clock."""
+        total = self.upstream.timeouts.total
+        return math.inf if total is None else progress.began + total
 
     def _first(self, request: Outgoing) -> float:
         return self.upstream.timeouts.first_byte if request.stream else self.upstream.timeouts.whole
@@ -87,13 +118,15 @@ class Line:
         waits = self.upstream.timeouts
 
         def waited() -> str:
+            if asyncio.get_running_loop().time() >= self._last(progress):
+                return f"was not done within {waits.total:g} s"
             match progress.phase:
                 case "connect":
                     return f"took no connection within {waits.connect:g} s"
                 case "idle":
                     return f"fell silent for {waits.idle:g} s"
                 case _:
-                    return f"sent nothing for {self._first(request):g} s"
+                    return f"sent no data for {self._first(request):g} s"
 
         return faults.named(self.upstream.name, waited)
 
@@ -143,6 +176,8 @@ class _Watch:
     deadline: asyncio.Timeout
     progress: Progress
     first: float
+    last: float
+    """The end of the whole exchange; inf = none."""
     _socket: Any = None
     """While TLS is agreed on: httpcore does not close it when that is cancelled."""
 
@@ -166,11 +201,11 @@ class _Watch:
             self.progress.sent_at = now
             self.progress.phase = "send"
             # A long body takes as long as its line needs; each write has a bound of its own.
-            self.deadline.reschedule(None)
+            self.deadline.reschedule(self.last)
         elif event == "http11.receive_response_headers.started":
             self.progress.sent_at = now
             self.progress.phase = "first"
-            self.deadline.reschedule(now + self.first)
+            self.deadline.reschedule(min(now + self.first, self.last))
 
 
 # Parsing a URL takes longer than sending a request.

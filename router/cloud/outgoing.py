@@ -41,6 +41,12 @@ class Outgoing(msgspec.Struct, frozen=True):
     """We asked for the usage chunk, the client did not: it is not passed on."""
     worst: int = 0
     """Micro-dollars that it may cost at most."""
+    limit: int | None = None
+    """Tokens that all its answers may have together; None where nobody said."""
+    answers: int = 1
+    """How many answers it gets."""
+    echoed: int = 0
+    """Bytes of prompts that come back in front of them, at most."""
 
     def __repr__(self) -> str:
         return f"Outgoing({self.method} {self.path}, {len(self.body)} bytes, stream={self.stream})"
@@ -58,10 +64,25 @@ def compose(upstream: Upstream, call: CloudCall) -> Outgoing:
         prompt = call.prompt_tokens_bound
         if prompt is None:
             prompt = prompt_bound(written, body)
-        worst = upstream.cost(prompt * _prompts_sent(body), limit * _answers(body))
+        worst = upstream.cost(prompt * _prompts_sent(body), limit * _generated(body))
         if worst > MOST_MICRO:
             raise InvalidRequest("The request could cost more than can be reckoned with.", "max_tokens")
-    return Outgoing("POST", call.path, written, call.stream, drops_usage, worst)
+    ready = Outgoing("POST", call.path, written, call.stream, drops_usage, worst)
+    binds = upstream.price is not None or call.max_tokens is not None
+    return _expecting(ready, body, limit if binds else None)
+
+
+def _expecting(request: Outgoing, body: Mapping[str, Any], limit: int | None) -> Outgoing:
+    """With what its answers are held to: `limit` tokens each, None = a limit that nobody sends binds nobody."""
+    if request.path == "embeddings":
+        return request
+    try:
+        answers, generated = _count(body, "n") * _prompts(body), _generated(body)
+    except InvalidRequest:  # of an upstream without a price: it says so itself
+        return request
+    echoed = len(request.body) * answers if body.get("echo") else 0
+    most = None if limit is None else limit * generated
+    return msgspec.structs.replace(request, limit=most, answers=answers, echoed=echoed)
 
 
 LIST_MODELS = Outgoing("GET", "models", b"", stream=False)
@@ -127,10 +148,15 @@ def _limit(upstream: Upstream, call: CloudCall, body: dict[str, Any]) -> int:
     return limit
 
 
-def _answers(body: Mapping[str, Any]) -> int:
+def _generated(body: Mapping[str, Any]) -> int:
+    """Answers that are generated, whether they are all sent or the best of them."""
+    return _prompts_sent(body) * _prompts(body)
+
+
+def _prompts(body: Mapping[str, Any]) -> int:
     prompt = body.get("prompt")
     several = isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int)
-    return _prompts_sent(body) * (len(prompt) if several and isinstance(prompt, list) else 1)
+    return len(prompt) if several and isinstance(prompt, list) else 1
 
 
 def _prompts_sent(body: Mapping[str, Any]) -> int:

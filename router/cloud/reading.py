@@ -67,22 +67,37 @@ class Reading:
 
     async def _first_event(self) -> None:
         if not self.response.headers.get("content-type", "").startswith("text/event-stream"):
-            body = await self._body(MAX_ERROR)
             with contextlib.suppress(BadAnswer):
-                self._facts(body)
+                if error := events.facts_of(await self._excerpt()).error:
+                    raise faults.of_error_object(self._name, error, self.key)
             raise self._bad("it was asked for a stream and sent none")
         rest = self._events()
         try:
-            first = await anext(rest)
+            first = await self._until_data(rest)
         except BaseException:
             await rest.aclose()
             raise
         self.answer.events = self._from(first, rest)
 
-    async def _from(self, first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async def _until_data(self, events: AsyncGenerator[bytes, None]) -> list[bytes]:
+        """The first event with data, after those that say nothing: until then another candidate may take over."""
+        held: list[bytes] = []
+        size = 0
+        while self.progress.phase not in ("idle", "done"):
+            held.append(await anext(events))
+            size += len(held[-1])
+            if size > self.max_event:
+                words = f"{self._name} sends events without data."
+                raise UpstreamUnavailable(words, self._name, "too_large")
+        return held
+
+    async def _from(
+        self, first: list[bytes], rest: AsyncGenerator[bytes, None]
+    ) -> AsyncGenerator[bytes, None]:
         """From the first event on, whatever breaks is broken: another candidate can no longer take over."""
         async with contextlib.aclosing(rest):
-            yield first
+            for event in first:
+                yield event
             try:
                 async for event in rest:
                     yield event
@@ -92,7 +107,7 @@ class Reading:
     async def _events(self) -> AsyncGenerator[bytes, None]:
         """Events that go on to the client. Ends after [DONE] or raises UpstreamUnavailable."""
         splitter = Splitter(self.max_event)
-        chunks = self.line.chunks(self.request, self.response, self.progress)
+        chunks = self._chunks()
         async with contextlib.aclosing(chunks):
             async for chunk in chunks:
                 for event in self._split(splitter, chunk):
@@ -106,6 +121,7 @@ class Reading:
                         return
                     facts = self._facts(data)
                     self._note(facts)
+                    self._refuse_excess()
                     if not (self.request.drops_usage and facts.usage and not facts.choices):
                         yield event
         said = events.data_of(splitter.rest) == b"[DONE]"  # and closed at once, without the blank line
@@ -115,6 +131,23 @@ class Reading:
         # Some never say it; the finish_reason was there, so the answer is whole.
         self.progress.phase = "done"
         yield DONE
+
+    async def _chunks(self) -> AsyncGenerator[bytes, None]:
+        """What is missing behind the end of every answer is not waited for, and no fault."""
+        chunks = self.line.chunks(self.request, self.response, self.progress)
+        async with contextlib.aclosing(chunks):
+            try:
+                async for chunk in chunks:
+                    yield chunk
+            except UpstreamUnavailable:
+                if not self.progress.tally.finished:
+                    raise
+
+    def _refuse_excess(self) -> None:
+        """Raises UpstreamUnavailable when more has passed than was asked for, and more is to come."""
+        if self.progress.tally.passed_limit:
+            words = f"{self._name} went on beyond the limit of {self.progress.tally.limit} tokens and was cut off."
+            raise UpstreamUnavailable(words, self._name, "too_long")
 
     def _split(self, splitter: Splitter, chunk: bytes) -> list[bytes]:
         try:
@@ -135,20 +168,23 @@ class Reading:
         return facts
 
     def _note(self, facts: Facts) -> None:
+        if self.progress.tally.note(facts):
+            self.progress.hear()
+        self.answer.usage = self.progress.tally.told
         self.answer.finish = facts.finish or self.answer.finish
-        if facts.usage or facts.choices:  # words after a usage are words that it did not count
-            self.answer.usage = facts.usage
-            self.progress.billed = self.answer.finish is not None and not facts.choices
         self.answer.model = facts.model or self.answer.model
 
     async def _refusal(self) -> UpstreamError:
-        body = b""
-        # What the status says is enough when the body does not come.
+        body = await self._excerpt()
+        headers = dict(self.response.headers)
+        return faults.of_status(self._name, self.response.status_code, headers, body, self.key)
+
+    async def _excerpt(self) -> bytes:
+        """Of a body that is no answer; what the headers say is enough when it does not come."""
         with contextlib.suppress(UpstreamUnavailable, TimeoutError):
             async with asyncio.timeout(self.line.upstream.timeouts.connect):
-                body = await self._body(MAX_ERROR)
-        headers = dict(self.response.headers)
-        return faults.of_status(self._name, self.response.status_code, headers, body[:MAX_ERROR], self.key)
+                return (await self._body(MAX_ERROR))[:MAX_ERROR]
+        return b""
 
     async def _body(self, most: int) -> bytes:
         """At least the first `most` bytes; more than that is a little more."""
@@ -157,6 +193,8 @@ class Reading:
         async with contextlib.aclosing(chunks):
             async for chunk in chunks:
                 body += chunk
+                if chunk.strip():
+                    self.progress.hear()
                 if len(body) > most:
                     break
         return bytes(body)

@@ -14,6 +14,7 @@ The error tree. Errors carry facts; `api.errors` alone knows their HTTP status.
     + LoadFailed
       x ModelRefused       by the engine: no memory and no retry helps
     + WorkerCrashed
+      - WorkerStopped    by the gateway, not by a fault
     + ShuttingDown
   x ModelBusy            an operator's unload of what clients wait for
   x UpstreamError        the cloud said no
@@ -121,6 +122,10 @@ class WorkerCrashed(Unavailable):
     """The process that was serving the request is gone."""
 
 
+class WorkerStopped(WorkerCrashed):
+    """The gateway stopped the process that was serving the request: it gave way, or its time to drain was over."""
+
+
 class ShuttingDown(Unavailable):
     """The gateway is stopping and takes no new work."""
 
@@ -169,7 +174,8 @@ class UpstreamUnavailable(UpstreamError):
     No answer was begun. `retry_after` in seconds, or None.
 
     `reason` is one of a fixed list, for metrics: connect | tls | address | key | setup (it refuses our key, knows no
-    such model, redirects) | timeout | cut | status (5xx) | rate_limited | protocol | too_large | busy | open.
+    such model, redirects) | timeout | cut | status (5xx) | rate_limited | protocol | too_large |
+    too_long (it goes on above its limit of tokens) | busy | open.
     """
 
     def __init__(self, message: str, upstream: str, reason: str, retry_after: float | None = None) -> None:

@@ -43,16 +43,18 @@ class Budget(msgspec.Struct, frozen=True):
 
 
 class Timeouts(msgspec.Struct, frozen=True):
-    """Seconds. There is no limit for an exchange as a whole: a long answer is no fault."""
+    """Seconds. What counts is data: comments, blank lines and events that say nothing keep nobody waiting longer."""
 
     connect: float = 5.0
     """Name look-up, TCP and TLS together."""
     first_byte: float = 60.0
-    """From the request sent to the answer's first byte, of a stream."""
+    """From the request sent to the answer's first data, of a stream."""
     whole: float = 600.0
     """The same of an answer that is not streamed: upstreams are silent until it is complete."""
     idle: float = 60.0
-    """Silence between two bytes of an answer."""
+    """Between two pieces of data of an answer."""
+    total: float | None = None
+    """The exchange as a whole, from the look-up of the name to the last byte; None = a long answer is no fault."""
 
 
 class Upstream(msgspec.Struct, frozen=True):

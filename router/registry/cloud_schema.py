@@ -107,14 +107,16 @@ class Budget(Section):
 
 
 class Timeouts(Section):
-    """How long an upstream may be silent. A whole answer may take as long as it likes."""
+    """How long an upstream may be silent. Only data counts: comments, blank lines and empty events are silence."""
 
     connect: Pause | None = None
     """Name, TCP and TLS. Default 5s."""
     first_byte: Pause | None = None
-    """Until the answer begins; then the next candidate is asked. Default 60s."""
+    """Until the first data of a streamed answer; then the next candidate is asked. Default 60s."""
     idle: Pause | None = None
-    """Between two bytes of it. Default 60s."""
+    """Between two pieces of data. Default 60s."""
+    total: Pause | None = None
+    """The whole exchange, connection included; the answer is cut there. Default: as long as it takes."""
 
 
 class Endpoint(Section):

@@ -44,7 +44,7 @@ MAX_PROBLEMS = 100
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A client: `sha256` of its key in lower case; names of models, or "*" for all of them."""
+    """A client: `sha256` of its key in lower case; names and aliases as they were written, or "*" for all."""
 
     name: str
     sha256: str
@@ -184,7 +184,7 @@ class _Load:
             budgets=share.budgets,
             linked=share.linked,
             max_temperatures=share.max_temperatures,
-            keys=tuple(_key(key, aliases) for key in written.keys or ()),
+            keys=tuple(_key(key) for key in written.keys or ()),
             limits=limits,
             warnings=tuple(w.line(str(self._path)) for w in document.in_order(self._warnings)),
             places={name: self._place(name) for name in models},
@@ -357,6 +357,5 @@ class _Load:
         self._warnings.append(Problem(self._text.at(*path), path, reason))
 
 
-def _key(key: schema.Key, aliases: Mapping[str, str]) -> Key:
-    names_of_models = dict.fromkeys(aliases.get(name, name) for name in key.models)
-    return Key(key.name, key.sha256.lower(), tuple(names_of_models), key.cloud, key.rpm)
+def _key(key: schema.Key) -> Key:
+    return Key(key.name, key.sha256.lower(), tuple(dict.fromkeys(key.models)), key.cloud, key.rpm)

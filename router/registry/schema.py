@@ -191,7 +191,10 @@ class Key(Section):
     name: Name
     sha256: Sha256
     models: list[Text] = Field(["*"], min_length=1)
-    """Models, routes, cloud entries or aliases that it may ask for; "*" is all."""
+    """
+    Models, routes, cloud entries or aliases that it may ask for; "*" is all. Of what is not here it learns nothing: an
+    alias does not give away the name behind it, nor a route its candidates.
+    """
     cloud: bool = True
     """false: none of its requests leaves this machine."""
     budget: Budget | None = None

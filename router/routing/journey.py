@@ -138,7 +138,8 @@ class Journeys:
             raise error
         if candidate is not plan.candidates[-1]:
             self._metrics.fallbacks.labels(reason).inc()
-            log.info("a candidate could not answer", route=plan.name, candidate=candidate.name, reason=reason)
+            facts = {"candidate": candidate.name, "reason": reason, "detail": error.message}
+            log.info("a candidate could not answer", route=plan.name, **facts)
             if isinstance(candidate, LocalModel) and isinstance(error, LeaseTimeout):
                 self._residency.spilled(candidate, waited=True)
 

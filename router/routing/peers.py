@@ -76,8 +76,9 @@ class Peers:
             try:
                 statuses = await self._look(peer)
             except UpstreamError as error:
+                told = (error.message, *getattr(error, "__notes__", ()))
                 if self._seen.pop(peer.base_url, None) is not None:
-                    log.warning("a peer does not answer", peer=peer.name, reason=error.message)
+                    log.warning("a peer does not answer", peer=peer.name, reason="; ".join(told))
                 return
             except Exception:  # a bug here may cost the knowledge of one peer, not the gateway
                 self._seen.pop(peer.base_url, None)

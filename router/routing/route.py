@@ -7,6 +7,7 @@ The one rule: pure look-ups in one registry generation; the request keeps what i
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 
 from router.domain.errors import InvalidRequest, UnknownModel
 from router.domain.models import LocalModel
@@ -23,12 +24,16 @@ Candidate = LocalModel | Upstream
 """What can answer."""
 
 
-def resolve(registry: Registry, name: str) -> Target:
-    """What has this name or alias. Raises UnknownModel with the nearest names, best first."""
+def resolve(registry: Registry, name: str, knows: Callable[[str], bool] = lambda name: True) -> Target:
+    """
+    What has this name or alias. Raises UnknownModel with the nearest names, best first.
+
+    What the client does not know (`knows` of a name or alias) is not there, and not near.
+    """
     known = registry.aliases.get(name, name)
     found = registry.models.get(known) or registry.routes.get(known) or registry.upstreams.get(known)
-    if found is None:
-        raise UnknownModel(name[:LONGEST_NAME], _close(registry, name))
+    if found is None or not knows(name):
+        raise UnknownModel(name[:LONGEST_NAME], _close(registry, name, knows))
     return found
 
 
@@ -58,10 +63,10 @@ def candidates(registry: Registry, route: Route) -> tuple[Candidate, ...]:
     return tuple(candidate for candidate in found if candidate is not None)
 
 
-def _close(registry: Registry, name: str) -> list[str]:
+def _close(registry: Registry, name: str, knows: Callable[[str], bool]) -> list[str]:
     known = [*registry.models, *registry.routes, *registry.upstreams, *registry.aliases]
     if len(name) > LONGEST_NAME:
         return []
-    lowered = {k.lower(): k for k in known}
+    lowered = {k.lower(): k for k in known if knows(k)}
     near = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)
     return [lowered[n] for n in near]

@@ -14,7 +14,7 @@ from typing import assert_never
 import msgspec
 
 from router import protocol
-from router.domain.errors import ContextOverflow, InvalidRequest, RouterError, WorkerCrashed
+from router.domain.errors import ContextOverflow, InvalidRequest, RouterError, WorkerCrashed, WorkerStopped
 from router.domain.generation import (
     Delta,
     EmbeddingRequest,
@@ -160,7 +160,10 @@ class WorkerClient:
             answer.set_exception(error)
 
     def _crash(self) -> WorkerCrashed:
-        return WorkerCrashed(f"The worker {self._process.instance} died: {self._process.end()}", RETRY_AFTER)
+        process = self._process
+        if process.stopped:
+            return WorkerStopped(f"The worker {process.instance} was stopped by the gateway.", RETRY_AFTER)
+        return WorkerCrashed(f"The worker {process.instance} died: {process.end()}", RETRY_AFTER)
 
 
 class _Stream:

@@ -69,6 +69,7 @@ class WorkerProcess:
         self._writer = writer
         self._logs = LogPump(log)
         self._killed_for: str | None = None
+        self._told_to_stop = False
         self.hello: protocol.Hello | None = None
         self.on_event: Callable[[protocol.WorkerEvent], None] = _ignore
         self.on_gone: Callable[[], None] = _nothing
@@ -127,8 +128,16 @@ class WorkerProcess:
         """Killed by this gateway, for a reason that `end` tells."""
         return self._killed_for is not None
 
+    @property
+    def stopped(self) -> bool:
+        """It ended because this gateway told it to, and as told: no fault, whatever its exit code."""
+        ends = (0, -signal.SIGTERM, -signal.SIGKILL)
+        return self._told_to_stop and self._killed_for is None and self._process.returncode in ends
+
     def end(self) -> str:
         """How it ended, for people: the reason or the exit, and its last words."""
+        if self.stopped:
+            return "stopped by the gateway"
         how = self._killed_for or describe_exit(self._process.returncode)
         return f"{how}; its last words: {self._logs.last}" if self._logs.last else how
 
@@ -170,6 +179,7 @@ class WorkerProcess:
 
         True when the process is gone; False when it was killed and does not end.
         """
+        self._told_to_stop = self._told_to_stop or not self.doomed
         try:
             self.send(protocol.Stop())
             if self._killed_for is None:

@@ -118,7 +118,7 @@ async def test_the_openai_package_raises_what_went_wrong() -> None:
             await speaks.chat.completions.create(model="b", messages=HI, temperature=9)
         assert refused.value.param == "temperature"
         stream = await speaks.chat.completions.create(model="b", messages=HI, stream=True)
-        with pytest.raises(openai.APIError, match=r"The worker died\."):
+        with pytest.raises(openai.APIError, match="ended before its answer was complete"):
             async for _ in stream:
                 pass
 

@@ -52,6 +52,7 @@ CASES = [
     (domain.DoesNotFitNow("x"), 503, "server_error", "insufficient_vram_now", None),
     (domain.LoadFailed("x"), 503, "server_error", "model_load_failed", None),
     (domain.WorkerCrashed("x"), 502, "server_error", "worker_crashed", None),
+    (domain.WorkerStopped("x"), 503, "server_error", "worker_stopped", None),
     (domain.ShuttingDown("x"), 503, "server_error", "shutting_down", None),
     (domain.ModelBusy("x", 2), 409, "invalid_request_error", "model_busy", None),
     (domain.UpstreamRefused("x", "big", 422, "bad", "why", "seed"), 422, "bad", "why", "seed"),
@@ -97,6 +98,7 @@ def test_retry_after_is_whole_seconds_up_to_two_minutes(seconds: float | None, h
 FINAL: tuple[Exception, ...] = (
     domain.DoesNotFit("x"),
     domain.LoadFailed("x"),
+    domain.ModelRefused("x"),
     domain.OverBudget("x", "big", "day", 9.0),
     *(domain.UpstreamUnavailable("x", "big", reason) for reason in ("setup", "key", "address")),
 )
@@ -107,6 +109,7 @@ LATER: tuple[Exception, ...] = (
     domain.DoesNotFitNow("x", 3),
     domain.ModelBusy("m", 1),
     domain.WorkerCrashed("x", 1),
+    domain.WorkerStopped("x", 1),
     domain.ShuttingDown("x"),
     domain.UpstreamUnavailable("x", "big", "status"),
     domain.SpendUnknown("x", "big"),
@@ -160,6 +163,31 @@ def test_an_unexpected_error_tells_its_request_and_nothing_of_itself() -> None:
     text = bytes(errors.response(KeyError("/secret"), "r1").body).decode()
     assert "r1" in text
     assert "secret" not in text
+
+
+@pytest.mark.parametrize("kind", [domain.LoadFailed, domain.WorkerCrashed, domain.WorkerStopped])
+def test_what_befell_a_worker_is_for_the_log_and_a_client_gets_the_fact(
+    kind: type[domain.RouterError],
+) -> None:
+    error = kind("The worker m#1 died: exited with code 3; its last words: /srv/m.gguf is cut off")
+    text = bytes(errors.response(error, "r1").body).decode()
+    assert not any(word in text for word in ("m#1", "exited", "code 3", "words", "/srv"))
+    assert "request r1" in text
+    assert errors.inside(error) == error.message
+
+
+def test_what_a_client_can_act_on_is_told_as_it_is_but_for_files() -> None:
+    fact = domain.DoesNotFit("m needs 5 GiB and can have 4 GiB at most: /srv/models/m.gguf.")
+    text = bytes(errors.response(fact, "r1").body).decode()
+    assert "m needs 5 GiB and can have 4 GiB at most: (a file)." in text
+    assert errors.inside(fact) is None
+
+
+def test_names_that_a_client_may_not_read_are_others_in_its_errors() -> None:
+    error = domain.QueueFull("3 requests wait for secret.gguf already, not for secret or a/secret.", 3)
+    hidden = {"secret": "pub", "secret.gguf": "pub"}
+    text = bytes(errors.response(error, "r1", hidden).body).decode()
+    assert "3 requests wait for pub already, not for pub or a/pub." in text
 
 
 def test_an_error_in_a_stream_has_the_same_envelope() -> None:

@@ -168,7 +168,8 @@ async def test_a_crash_after_the_first_word_is_an_error_event_and_no_done(house:
     call = await house.chat(stream=True)
     assert call.data[-1] == {
         "error": {
-            "message": "The worker died.",
+            "message": "The process that answered ended before its answer was complete. "
+            f"The operator's log has the reason under request {call.headers['x-request-id']}.",
             "type": "server_error",
             "param": None,
             "code": "worker_crashed",

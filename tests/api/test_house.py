@@ -7,7 +7,6 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from router.api.errors import NotAllowed
 from router.api.house import Background, Record
 from router.domain.errors import UnknownModel
 from router.registry.loader import Key
@@ -33,7 +32,7 @@ async def test_a_look_up_notes_the_model_and_checks_the_key() -> None:
     async with scene() as running:
         house = running.house
         mine = record("b")
-        with pytest.raises(NotAllowed):
+        with pytest.raises(UnknownModel):
             house.model("default", mine)
         assert mine.model is None
         assert house.model("b", mine) == B

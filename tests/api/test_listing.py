@@ -59,5 +59,5 @@ async def test_a_key_sees_what_it_may_ask_for() -> None:
     async with split(keys=(Key("al", ALICE, ("chat", "big")),)) as house:
         assert list(await entries(house, authorization="Bearer alice")) == ["chat", "big"]
         call = await house.chat("open", headers={"authorization": "Bearer alice"})
-        assert (call.status, call.error["code"]) == (403, "model_not_allowed")
+        assert (call.status, call.error["code"]) == (404, "model_not_found")
         assert (await house.chat("chat", headers={"authorization": "Bearer alice"})).status == 200

@@ -10,6 +10,7 @@ import pytest
 from router.cloud.attempt import Attempt, outcome
 from router.cloud.breaker import Breaker, Pass, State
 from router.cloud.calls import CloudAnswer
+from router.cloud.events import Facts
 from router.cloud.line import Progress
 from router.cloud.report import Report
 from router.cloud.spend import Charge
@@ -60,7 +61,7 @@ async def words(*events: bytes, error: Exception | None = None) -> AsyncIterator
 
 def test_a_complete_answer_costs_what_it_used() -> None:
     tried = Try()
-    tried.it.answer.usage = Usage(10, 2)
+    tried.it.progress.tally.note(Facts(Usage(10, 2)))
     tried.it.begun()
     tried.it.closed()
     assert (tried.settled, tried.counted(), tried.it.answer.cost) == ([30], {"ok": 1}, 30)
@@ -75,7 +76,7 @@ def test_an_answer_whose_usage_nobody_told_costs_the_worst() -> None:
 async def test_a_usage_told_in_the_middle_is_not_the_bill_of_who_left() -> None:
     tried = Try()
     tried.it.answer.events = words(b"a")
-    tried.it.answer.usage = Usage(10, 0)
+    tried.it.progress.tally.note(Facts(Usage(10, 0)))
     tried.it.begun()
     tried.it.closed()
     assert tried.settled == [500]
@@ -149,6 +150,29 @@ def test_every_way_to_fail_has_a_name_for_the_counter() -> None:
 def test_a_free_upstream_costs_nothing_though_it_tells_its_usage() -> None:
     tried = Try()
     tried.it.upstream = msgspec.structs.replace(BIG, price=None)
-    tried.it.answer.usage = Usage(10, 2)
+    tried.it.progress.tally.note(Facts(Usage(10, 2)))
     tried.it.begun()
     assert tried.settled == [0]
+
+
+@pytest.mark.parametrize(
+    "error", [None, unavailable("status"), unavailable("cut"), UpstreamBroken("x", "big")]
+)
+def test_an_end_that_is_none_costs_the_most_of_what_was_reserved_seen_and_told(
+    error: errors.UpstreamError | None,
+) -> None:
+    seen, told = Facts(choices=1, words=6400, spoke=(0,)), Facts(Usage(10, 130_000))
+    for facts, cost in ([seen, 500 + 60 * 10], [told, 10 + 130_000 * 10]):
+        tried = Try()
+        tried.it.progress.tally.limit = 40
+        tried.it.progress.tally.note(facts)
+        tried.it.answer.events = words()
+        tried.it.failed(error) if error else tried.it.closed()
+        assert tried.settled == [cost]
+
+
+def test_a_usage_that_is_less_than_what_passed_is_not_believed() -> None:
+    tried = Try()
+    tried.it.progress.tally.note(Facts(Usage(10, 2), "stop", choices=1, words=6400, spoke=(0,), ended=(0,)))
+    tried.it.begun()
+    assert tried.settled == [10 + 100 * 10]

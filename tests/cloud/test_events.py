@@ -41,6 +41,7 @@ def test_lines_may_end_in_a_carriage_return_alone() -> None:
 def test_an_event_without_data_says_nothing() -> None:
     assert data_of(b"data:\n\n") is None
     assert data_of(b"event: ping\n\n") is None
+    assert data_of(b"data:  \n\n") is None
 
 
 def test_data_of_several_lines_is_joined() -> None:
@@ -50,12 +51,28 @@ def test_data_of_several_lines_is_joined() -> None:
 def test_what_is_known_is_read() -> None:
     data = b"""{"model": "m", "choices": [{"index": 0, "finish_reason": "stop", "delta": {}}],
         "usage": {"prompt_tokens": 10, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 3}}}"""
-    assert facts_of(data) == Facts(Usage(10, 2, 3), "stop", "m", None, 1)
+    assert facts_of(data) == Facts(Usage(10, 2, 3), "stop", "m", None, 1, ended=(0,))
 
 
 def test_a_usage_that_tells_only_half_is_none() -> None:
     assert facts_of(b'{"choices": [{}], "usage": {"prompt_tokens": 10}}').usage is None
     assert facts_of(b'{"choices": [], "usage": {"prompt_tokens": 10}}').usage is None
+
+
+def test_the_words_of_an_answer_are_counted_wherever_they_are() -> None:
+    tool = '{"index": 0, "id": "call-1", "type": "function", "function": {"name": "f", "arguments": "{}"}}'
+    choices = f"""[{{"index": 1, "delta": {{"role": "assistant", "content": "äb", "thoughts": ["cd"]}}}},
+        {{"index": 2, "delta": {{"tool_calls": [{tool}]}}, "logprobs": {{"content": [{{"token": "x"}}]}}}},
+        {{"index": 3, "text": "", "finish_reason": "stop"}}]"""
+    facts = facts_of(f'{{"choices": {choices}}}'.encode())
+    assert (facts.choices, facts.words, facts.spoke, facts.ended) == (3, 8, (1, 2), (3,))
+    odd = facts_of(b'{"choices": [{"delta": {"content": "abc"}, "finish_reason": 7}]}')
+    assert (odd.words, odd.spoke) == (3, (0,))
+
+
+def test_what_is_in_the_total_and_not_in_the_completion_was_generated_too() -> None:
+    usage = '{"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 915}'
+    assert facts_of(f'{{"choices": [], "usage": {usage}}}'.encode()).usage == Usage(10, 905)
 
 
 def test_a_byte_order_mark_before_the_first_event_goes() -> None:

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from router.cloud import faults
+from router.cloud.addresses import AddressRefused, NoAddress
 from router.domain.errors import UpstreamRefused, UpstreamUnavailable
 
 
@@ -123,3 +124,21 @@ def test_a_fault_of_ours_is_not_blamed_on_the_upstream() -> None:
     with pytest.raises(KeyError):
         with faults.named("big", lambda: ""):
             raise KeyError("ours")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "inside"),
+    [
+        (AddressRefused("box.internal is a public address"), "address", "box.internal"),
+        (NoAddress("the name box.internal cannot be looked up"), "connect", "box.internal"),
+        (OSError(2, "No such file", "/etc/box/ca.pem"), "tls", "ca_file"),
+    ],
+)
+def test_hosts_certificates_and_files_are_for_the_operator(
+    error: Exception, reason: str, inside: str
+) -> None:
+    with pytest.raises(UpstreamUnavailable) as caught, faults.named("big", lambda: ""):
+        raise error
+    assert caught.value.reason == reason
+    assert inside not in caught.value.message
+    assert inside in caught.value.__notes__[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 from router.domain.errors import UpstreamBroken, UpstreamUnavailable
 from router.domain.generation import Usage
-from tests.cloud.endpoint import Seen, Send, chunk, end, more, raw_stream, start_stream, status, usage_chunk
+from tests.cloud.endpoint import Seen, Send, chunk, end, more, raw_stream, status, usage_chunk
 from tests.cloud.scene import HELLO, Scene, call, scene
 
 DONE = b"data: [DONE]\n\n"
@@ -96,15 +95,3 @@ async def test_a_refusal_whose_body_never_ends_is_told_by_its_status(it: Scene) 
     it.endpoint.answer = endless
     with pytest.raises(UpstreamUnavailable, match="failed \\(503\\)"):
         await it.ask(call())
-
-
-async def test_a_stream_whose_first_event_comes_late_but_talks_meanwhile_is_waited_for(it: Scene) -> None:
-    async def slow(seen: Seen, send: Send) -> None:
-        await start_stream(send)
-        for _ in range(5):
-            await more(send, b": busy\n\n")
-            await asyncio.sleep(0.1)
-        await end(send, STOP + DONE)
-
-    it.endpoint.answer = slow
-    assert (await it.ask(call()))[1] == STOP + DONE

@@ -73,7 +73,8 @@ def test_g18_a_file_overwritten_in_place_is_refused_until_its_hash_fits(start: S
         file.seek(-1000, os.SEEK_END)
         file.write(b"\xff" * 1000)
     gateway.until(lambda: not gateway.workers())
-    assert "is not the file that the registry pins" in refusal(gateway)
+    assert refusal(gateway)
+    gateway.eventually("is not the file that the registry pins")
     with weights.open("r+b") as file:
         file.write(whole)
     gateway.until(lambda: answered(gateway), seconds=30)

@@ -35,7 +35,7 @@ cloud:
     max_tokens: 100
     max_tokens_field: max_completion_tokens
     context: 1000
-    timeouts: {first_byte: 10s}
+    timeouts: {first_byte: 10s, total: 10m}
     ca_file: ca.pem
     data_collection: deny
 keys:
@@ -54,7 +54,7 @@ routes:
         budget=Budget(5_000_000, 50_250_000),
         budgets_by_key={"al": Budget(1_000_000)},
         ca_file=str(folder.root / "ca.pem"),
-        timeouts=Timeouts(first_byte=10),
+        timeouts=Timeouts(first_byte=10, total=600),
         max_tokens=100,
         max_tokens_field="max_completion_tokens",
         context=1000,
@@ -62,7 +62,7 @@ routes:
     )
     assert registry.aliases == {"default": "a", "gpt": "big", "best": "r"}
     assert registry.routes["r"] == Route("r", ("a", "big"), ("best",), "fallback")
-    assert (registry.keys[0].models, registry.keys[0].cloud, registry.keys[0].rpm) == (("big",), True, 60)
+    assert (registry.keys[0].models, registry.keys[0].cloud, registry.keys[0].rpm) == (("gpt",), True, 60)
 
 
 def test_a_peer_is_one_upstream_for_each_of_its_models(folder: Folder) -> None:

@@ -77,7 +77,7 @@ keys:
     assert second.sha256 == "abcdef" + "0" * 58
     assert registry.aliases == {"x": "b", "z": "b"}
     assert registry.limits == Limits(max_wait=60, patience=0, failures=7)
-    assert registry.keys == (Key("al", "abcdef" + "0" * 57 + "1", ("b", "a")),)
+    assert registry.keys == (Key("al", "abcdef" + "0" * 57 + "1", ("x", "b", "a")),)
 
 
 def test_a_default_context_stops_at_the_models_own(folder: Folder) -> None:

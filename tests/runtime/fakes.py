@@ -79,6 +79,10 @@ class FakeProcess:
             self.lost.set()
             self.on_gone()
 
+    @property
+    def stopped(self) -> bool:
+        return self.how == "stopped by the gateway"
+
     async def stop(self, grace: float = 2.0) -> bool:
         self.answer(self, protocol.Stop())
         if self.unkillable:

@@ -6,7 +6,7 @@ from contextlib import aclosing
 import pytest
 
 from router import protocol
-from router.domain.errors import ContextOverflow, InvalidRequest, WorkerCrashed
+from router.domain.errors import ContextOverflow, InvalidRequest, WorkerCrashed, WorkerStopped
 from router.domain.generation import (
     Delta,
     EmbeddingRequest,
@@ -142,6 +142,13 @@ async def test_an_error_waits_behind_the_text_before_it() -> None:
     with pytest.raises(WorkerCrashed, match="spare died: killed by SIGKILL") as caught:
         await anext(deltas)
     assert caught.value.retry_after is not None
+
+
+async def test_a_request_that_a_stop_cuts_off_was_stopped() -> None:
+    process = FakeProcess(lambda process, command: process.die("stopped by the gateway"))
+    with pytest.raises(WorkerStopped) as caught:
+        await anext(client(process).generate(REQUEST))
+    assert "died" not in caught.value.message
 
 
 async def test_a_death_fails_every_open_request() -> None:

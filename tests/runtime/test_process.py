@@ -56,6 +56,24 @@ def test_an_exit_is_told_in_words() -> None:
     assert describe_exit(None) == "still running"
 
 
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("script", "end"),
+    [
+        ("read line; exit 0", "stopped by the gateway"),
+        ("exec sleep 60", "stopped by the gateway"),
+        ("trap 'exit 7' TERM; while :; do sleep 0.01; done", "exited with code 7"),
+    ],
+)
+async def test_a_process_that_was_told_to_stop_did_not_die_unless_it_did(script: str, end: str) -> None:
+    process = await WorkerProcess.spawn("echo", ("/bin/sh", "-c", script))
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(process.live())
+        await process.stop(grace=0.5)
+    assert process.end() == end
+    assert process.stopped is (end == "stopped by the gateway")
+
+
 async def test_a_program_that_is_not_there_is_a_failed_load() -> None:
     with pytest.raises(LoadFailed, match="No such file"):
         await WorkerProcess.spawn("echo", ("/no/such/program",))
