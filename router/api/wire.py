@@ -22,6 +22,10 @@ _BIAS_BYTES = 64
 """Of one bias, with room for spaces."""
 MAX_TOKEN = 2**31 - 1
 
+_SURROGATE = re.compile(
+    rb"(\\\\)|(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
+)
+
 T = TypeVar("T")
 encode = msgspec.json.Encoder().encode
 UNREADABLE = (RecursionError, UnicodeDecodeError, msgspec.DecodeError)
@@ -78,6 +82,7 @@ class SamplingBody(Body, kw_only=True):
     stop: str | list[str] | None = None
     logit_bias: msgspec.Raw = msgspec.field(default_factory=nothing)
     ignore_eos: bool | None = None
+    cache_prompt: bool | None = None
     n: int | None = None
     grammar: str | None = None
     json_schema: msgspec.Raw = msgspec.field(default_factory=nothing)
@@ -126,7 +131,8 @@ def decode_field(field: msgspec.Raw, kind: type[T], name: str) -> T:
     except msgspec.ValidationError as error:
         raise _wrong_shape(f"{error}", name) from None
     except UNREADABLE:
-        raise InvalidRequest(f"'{name}' is not valid JSON.", name) from None
+        half = lone_surrogate(bytes(field))
+        raise InvalidRequest(f"'{name}' is not valid JSON{half and f': {half}'}.", name) from None
 
 
 def given(field: msgspec.Raw) -> bool:
@@ -137,7 +143,18 @@ def given(field: msgspec.Raw) -> bool:
 def _reason(body: bytes, reason: str) -> str:
     if not body.strip():
         return "it is empty"
+    if half := lone_surrogate(body):
+        return half
     return reason.removeprefix("JSON is malformed: ").rstrip(".")
+
+
+def lone_surrogate(body: bytes) -> str:
+    """What to say of half a character in JSON that does not decode, else "": msgspec calls it cut off."""
+    found = _SURROGATE.search(body)
+    # Escaped backslashes come in pairs, and a pair of surrogates is one character.
+    while found and (found[1] or found[2]):
+        found = _SURROGATE.search(body, found.end())
+    return f"{found[0].decode()} is a lone surrogate, which is no character" if found else ""
 
 
 def _wrong_shape(message: str, field: str = "") -> InvalidRequest:
@@ -224,9 +241,7 @@ def _stops(stop: str | list[str] | None) -> tuple[str, ...] | None:
         raise InvalidRequest(f"'stop' may hold {MAX_STOPS} strings, not {len(stops)}.", "stop")
     if any(len(s) > 1024 for s in stops):
         raise InvalidRequest("A string of 'stop' may have 1024 characters.", "stop")
-    if not isinstance(stop, str) and "" in stops:
-        raise InvalidRequest("A string of 'stop' must not be empty.", "stop")
-    return tuple(s for s in stops if s)
+    return tuple(s for s in stops if s)  # clients send [""] and mean none
 
 
 def _biases(raw: msgspec.Raw) -> tuple[tuple[int, float], ...] | None:

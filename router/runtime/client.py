@@ -42,6 +42,7 @@ class WorkerClient:
         self._streams: dict[str, _Stream] = {}
         self._embeddings: dict[str, asyncio.Future[Embeddings]] = {}
         self._on_pong: Callable[[protocol.Pong], None] = _ignore
+        self._hung_over: Callable[[], tuple[str, ...]] = tuple
         self.on_freed: Callable[[], None] = _nothing
         """Called when the worker has given back context and model and is about to exit."""
         process.on_event = self._on_event
@@ -92,6 +93,7 @@ class WorkerClient:
         pulse = Pulse(every, hang_seconds, deaf_seconds, on_device=set(self.resident) - {"host"} != set())
         watch = Watch(self._process, pulse, every)
         self._on_pong = watch.heard
+        self._hung_over = lambda: watch.hung_over
         await watch.run()
 
     def _new_id(self) -> str:
@@ -100,7 +102,7 @@ class WorkerClient:
 
     def _send(self, id: str, command: protocol.Generate | protocol.Embed) -> None:
         if self._process.doomed:
-            self._fail(id, self._crash())
+            self._fail(id, self._crash(id))
             return
         try:
             self._process.send(command)
@@ -137,7 +139,7 @@ class WorkerClient:
 
     def _on_gone(self) -> None:
         for id in [*self._streams, *self._embeddings]:
-            self._fail(id, self._crash())
+            self._fail(id, self._crash(id))
 
     def _fail(self, id: str, error: RouterError) -> None:
         if stream := self._streams.get(id):
@@ -146,8 +148,9 @@ class WorkerClient:
         if answer is not None and not answer.done():
             answer.set_exception(error)
 
-    def _crash(self) -> WorkerCrashed:
-        return WorkerCrashed(f"The worker {self._process.instance} died: {self._process.end()}", RETRY_AFTER)
+    def _crash(self, id: str) -> WorkerCrashed:
+        words = f"The worker {self._process.instance} died: {self._process.end()}"
+        return WorkerCrashed(words, RETRY_AFTER, repeatable=id not in self._hung_over())
 
 
 class _Stream:
@@ -205,7 +208,8 @@ def _error(failed: protocol.Failed) -> RouterError:
         case "invalid":
             return InvalidRequest(failed.message, failed.param)
         case "context_overflow":
-            return ContextOverflow(failed.context, failed.prompt_tokens)
+            param = failed.param or "messages"
+            return ContextOverflow(failed.context, failed.prompt_tokens, param, failed.most)
         case "engine" | "cancelled":
             return WorkerCrashed(failed.message, RETRY_AFTER)
         case _:
