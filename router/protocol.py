@@ -10,7 +10,8 @@ A frame is a little-endian uint32 length and that many bytes of msgpack, at most
 * Every `Embed` ends in exactly one `Embedded` or `Failed`; every `DryRun` in one `DryRunDone`.
 * `Cancel` ends the generation with `Failed(kind="cancelled")` unless its final event is already on its way;
   of an unknown id it is no error and has no answer.
-* Every `Ping` is answered by `Pong` from the intake thread, `steps` telling whether the step thread moves.
+* Every `Ping` is answered by `Pong` from the intake thread, `steps` telling whether the step thread moves and
+  `unread` whether prompts are read.
 * `Stop` ends in `Freed`, if a model was loaded, and EOF.
 * EOF means that the other side is gone: the worker exits, the gateway fails every open request.
 """
@@ -171,7 +172,7 @@ FailureKind = Literal["invalid", "context_overflow", "cancelled", "engine"]
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """The end of one request. `context` and `prompt_tokens` go with context_overflow, `param` with invalid."""
+    """The end of one request. `context`, `prompt_tokens` and `most` go with context_overflow, `param` with both."""
 
     id: str
     kind: FailureKind
@@ -179,6 +180,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     param: str | None = None
     context: int = 0
     prompt_tokens: int = 0
+    most: int | None = None
 
 
 class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
@@ -191,6 +193,8 @@ class Pong(msgspec.Struct, frozen=True, tag="pong"):
     steps: int
     busy: bool
     """True when the engine holds running sequences, so that `steps` ought to grow."""
+    unread: tuple[str, ...] = ()
+    """Requests whose prompts are being read, then those that wait for it: the first ought to change."""
 
 
 WorkerEvent = (

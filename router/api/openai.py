@@ -71,6 +71,17 @@ def _question(
 
     def requests(model: LocalModel) -> tuple[GenerationRequest, ...]:
         prompts, sampling = body.prompts(), wire.sampling(body, model.params)
-        return tuple(GenerationRequest(f"{id}-{n}", prompt, sampling) for n, prompt in enumerate(prompts))
+        fields = _fields(kind, len(prompts))
+        caches = body.cache_prompt is not False
+        return tuple(
+            GenerationRequest(f"{id}-{n}", prompt, sampling, field, caches)
+            for n, (prompt, field) in enumerate(zip(prompts, fields, strict=True))
+        )
 
     return Question(requests, lambda name: kind.writer(id, created, name, body.wants_usage()), call)
+
+
+def _fields(kind: Kind, prompts: int) -> list[str]:
+    """Where each prompt stands in the body."""
+    name = "messages" if kind is CHAT else "prompt"
+    return [name] if prompts == 1 else [f"{name}[{number}]" for number in range(prompts)]

@@ -59,17 +59,27 @@ class UnknownModel(InvalidRequest):
 
 
 class ContextOverflow(InvalidRequest):
-    """The prompt does not fit the context of one slot. Counts are tokens."""
+    """
+    The prompt does not fit the context of one slot. Counts are tokens.
 
-    def __init__(self, context: int, prompt_tokens: int) -> None:
+    `param` is the JSON field of the prompt: messages, prompt, input, or one of several such as `input[2]`;
+    `most` what a prompt may have: of one that is to be answered, one less than the context.
+    """
+
+    def __init__(
+        self, context: int, prompt_tokens: int, param: str = "messages", most: int | None = None
+    ) -> None:
         # Agents match these very words to decide whether to shorten and try again.
+        told = "your messages" if param == "messages" else f"'{param}'"
         super().__init__(
             f"This model's maximum context length is {context} tokens. "
-            f"However, your messages resulted in {prompt_tokens} tokens.",
-            param="messages",
+            f"However, {told} resulted in {prompt_tokens} tokens."
+            + (f" At most {most} fit: one is left for the answer." if most == context - 1 else ""),
+            param=param,
         )
         self.context = context
         self.prompt_tokens = prompt_tokens
+        self.most = context if most is None else most
 
 
 class Unsupported(InvalidRequest):
@@ -119,7 +129,15 @@ class ModelRefused(LoadFailed):
 
 
 class WorkerCrashed(Unavailable):
-    """The process that was serving the request is gone."""
+    """
+    The process that was serving the request is gone.
+
+    `repeatable` False: it was found hung over this very request, which would hang the next one, too.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None, *, repeatable: bool = True) -> None:
+        super().__init__(message, retry_after)
+        self.repeatable = repeatable
 
 
 class WorkerStopped(WorkerCrashed):

@@ -59,6 +59,10 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     id: str
     prompt: Prompt
     sampling: SamplingParams = SamplingParams()
+    field: str = "messages"
+    """Where the prompt stands in the client's JSON: messages, prompt, or one of several such as `prompt[2]`."""
+    cache_prompt: bool = True
+    """False: the slot begins empty, whatever it holds, so that a seed gives the same text each time."""
 
 
 OnPrompt = Callable[[float], None]

@@ -10,6 +10,7 @@ and it fails exactly as its script says. The path is the script, `echo:?step_ms=
 * `fail=exit_decode:N | abort_decode:N | hang_decode:N | raise_decode:N | oom_decode:N`: the N-th decode does so.
 * `fail=garbage`: the first decode writes nonsense into every socket of the process.
 * `fail=refuse:SLOT`: every batch that has tokens for that slot is refused, as llama.cpp refuses one.
+* `fail=hang_read:N`: a text of more than N characters is never read to its end.
 * `embeds=only`: it pools and does not generate.
 """
 
@@ -52,6 +53,7 @@ _FAILURES = frozenset(
         "exit_decode",
         "abort_decode",
         "hang_decode",
+        "hang_read",
         "raise_decode",
         "oom_decode",
         "garbage",
@@ -164,7 +166,15 @@ class EchoBackend:
         self.closed = False
 
     def tokenize(self, text: str, special: bool) -> list[int]:
+        if self._script.failure == "hang_read" and len(text) > self._script.failure_at:
+            _hang()
         return list(text.encode("utf-8", "replace"))
+
+    def specials(self) -> tuple[str, ...]:
+        return ()
+
+    def longest(self) -> int | None:
+        return 1
 
     def piece(self, token: int) -> bytes:
         return b"" if token == END else bytes((token,))

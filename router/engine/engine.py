@@ -171,11 +171,11 @@ class Engine:
             raise InvalidRequest("This model embeds; it does not generate text.", param="model")
         params = request.sampling
         sampling.check(params, self.facts.vocabulary)
-        prompt = self._reader.read(request.prompt)
+        prompt = self._reader.read(request.prompt, request.field)
         room = self.facts.context - len(prompt)
         limit = room if params.max_tokens is None else min(params.max_tokens, room)
         seed = self._random_seed() if params.seed is None else params.seed
-        return Sequence(request.id, prompt, params, seed, limit)
+        return Sequence(request.id, prompt, params, seed, limit, request.cache_prompt)
 
     def prepare_embedding(self, request: EmbeddingRequest) -> EmbeddingJob:
         """From any one thread. Raises InvalidRequest, ContextOverflow."""
@@ -183,7 +183,9 @@ class Engine:
             raise InvalidRequest("This model cannot embed.", param="model")
         if not request.inputs:
             raise InvalidRequest("input must not be empty.", param="input")
-        return EmbeddingJob(request.id, tuple(map(self._reader.read_input, request.inputs)))
+        several = len(request.inputs) > 1
+        names = (f"input[{number}]" if several else "input" for number in range(len(request.inputs)))
+        return EmbeddingJob(request.id, tuple(map(self._reader.read_input, request.inputs, names)))
 
     def add(self, job: Job) -> None:
         """Its id must not be in use."""

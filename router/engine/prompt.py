@@ -9,10 +9,9 @@ open a turn of its own. llama.cpp does so too; whoever needs a wall there has to
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection
 from datetime import datetime
-from itertools import pairwise
 from typing import Protocol, assert_never
 
 import numpy as np
@@ -20,11 +19,11 @@ import numpy as np
 from router.domain.errors import ContextOverflow, InvalidRequest
 from router.domain.generation import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from router.engine.batch import Tokens
+from router.engine.pieces import LONG_RUN, SHORT_RUN, Cutter
 from router.engine.template import ChatTemplate
 
-# Some tokenizers match with a recursive std::regex: 32 kB of one letter overflow the stack, and an SPM
-# vocabulary needs 45 s for 800 kB of newlines. Runs as long as this are cut, at one odd token each.
-_LONG_RUN = re.compile(r"\S{4096}|\s{4096}")
+PATIENCE = 1.0
+"""Seconds of processor time for one text; what is left of it then is read in short runs."""
 _PROBE_CHARACTERS = 64 * 1024
 
 
@@ -39,7 +38,15 @@ class Vocabulary(Protocol):
     """The tokenizer puts the beginning token there by itself when `special` is set."""
 
     def tokenize(self, text: str, special: bool) -> list[int]:
-        """Special tokens in the text are parsed; `special` adds those that begin (and end) a sequence."""
+        """Special tokens in the text are parsed; `special` adds those that begin and end a sequence."""
+        ...
+
+    def specials(self) -> Collection[str]:
+        """The texts of all tokens that are parsed whole."""
+        ...
+
+    def longest(self) -> int | None:
+        """Bytes of text that one token stands for at most; None where there is no such bound."""
         ...
 
 
@@ -47,78 +54,107 @@ class PromptReader:
     """`context` and `vocabulary_size` are tokens; `now` is what a template's date functions see."""
 
     def __init__(
-        self, vocabulary: Vocabulary, vocabulary_size: int, context: int, now: Callable[[], datetime]
+        self,
+        vocabulary: Vocabulary,
+        vocabulary_size: int,
+        context: int,
+        now: Callable[[], datetime],
+        clock: Callable[[], float] = time.thread_time,
     ) -> None:
         self._vocabulary = vocabulary
         self._size = vocabulary_size
         self._context = context
+        self._clock = clock
         self._template = ChatTemplate(vocabulary.chat_template, vocabulary.bos, vocabulary.eos, now)
+        self._cutter = Cutter(vocabulary.specials)
+        self._begin, self._end = _affixes(vocabulary)
 
-    def read(self, prompt: Prompt) -> Tokens:
-        """At least one token and fewer than the context. Raises InvalidRequest, ContextOverflow."""
+    def read(self, prompt: Prompt, field: str = "prompt") -> Tokens:
+        """
+        At least one token and fewer than the context. Raises InvalidRequest, ContextOverflow.
+
+        `field` is where the prompt stands in the client's JSON: errors name it.
+        """
         match prompt:
             case ChatPrompt(messages):
                 if not messages:
                     raise InvalidRequest("messages must hold at least one message.", param="messages")
-                tokens = self._tokenize(self._template.render(messages))
+                tokens = self._tokenize(self._template.render(messages), field, self._context - 1)
             case TextPrompt(text):
                 if not text:
-                    raise InvalidRequest("prompt must not be empty.", param="prompt")
-                tokens = self._tokenize(text)
+                    raise InvalidRequest(f"{field} must not be empty.", param=field)
+                tokens = self._tokenize(text, field, self._context - 1)
             case TokenPrompt(ids):
-                tokens = self._checked(ids, "prompt")
+                tokens = self._checked(ids, field, self._context - 1)
             case _:
                 assert_never(prompt)
-        if not len(tokens):
-            raise InvalidRequest("The prompt has no tokens.", param="prompt")
-        if len(tokens) >= self._context:
-            raise ContextOverflow(self._context, len(tokens))
-        return tokens
+        return self._fitting(tokens, field, self._context - 1)
 
-    def read_input(self, text: str | tuple[int, ...]) -> Tokens:
-        """One input to embed: at least one token and at most the context."""
+    def read_input(self, text: str | tuple[int, ...], field: str = "input") -> Tokens:
+        """One input to embed: at least one token and at most the context. Raises like `read`."""
         if not text:
-            raise InvalidRequest("input must not be empty.", param="input")
-        tokens = self._tokenize(text) if isinstance(text, str) else self._checked(text, "input")
+            raise InvalidRequest(f"{field} must not be empty.", param=field)
+        if isinstance(text, str):
+            tokens = self._tokenize(text, field, self._context)
+        else:
+            tokens = self._checked(text, field, self._context)
+        return self._fitting(tokens, field, self._context)
+
+    def _fitting(self, tokens: Tokens, field: str, most: int) -> Tokens:
         if not len(tokens):
-            raise InvalidRequest("input has no tokens.", param="input")
-        if len(tokens) > self._context:
-            raise ContextOverflow(self._context, len(tokens))
+            raise InvalidRequest(f"{field} has no tokens.", param=field)
+        if len(tokens) > most:
+            raise ContextOverflow(self._context, len(tokens), field, most)
         return tokens
 
-    def _checked(self, ids: tuple[int, ...], param: str) -> Tokens:
-        if len(ids) > self._context:
-            raise ContextOverflow(self._context, len(ids))
+    def _checked(self, ids: tuple[int, ...], field: str, most: int) -> Tokens:
+        if len(ids) > most:
+            raise ContextOverflow(self._context, len(ids), field, most)
         for token in ids:
             if not 0 <= token < self._size:
-                raise InvalidRequest(f"{token} is no token: the vocabulary has {self._size}.", param=param)
+                raise InvalidRequest(f"{token} is no token: the vocabulary has {self._size}.", param=field)
         return np.array(ids, np.int32)
 
-    def _tokenize(self, text: str) -> Tokens:
+    def _tokenize(self, text: str, field: str, most: int) -> Tokens:
         if self._vocabulary.adds_bos and self._vocabulary.bos:
             text = text.removeprefix(self._vocabulary.bos)  # The template wrote it, the tokenizer adds it.
+        limit = self._clock() + PATIENCE
         if len(text) > max(_PROBE_CHARACTERS, self._context):
-            self._refuse_hopeless(text)
-        return np.array(self._tokens_of(text, special=True), np.int32)
+            self._refuse_hopeless(text, field, most, limit)
+        return np.array(self._begin + self._tokens_of(text, limit) + self._end, np.int32)
 
-    def _refuse_hopeless(self, text: str) -> None:
+    def _refuse_hopeless(self, text: str, field: str, most: int, limit: float) -> None:
         """
         Stop reading a long text once it is certain that it does not fit: a body may be megabytes.
 
-        The number told is then what the rest would be at the same rate.
+        The number told is the least that it can be, or what the rest would be at the same rate.
         """
+        longest = self._vocabulary.longest()
+        if longest and (least := len(text.encode("utf-8", "replace")) // longest) > most:
+            raise ContextOverflow(self._context, least, field, most)
         tokens = 0
         for start in range(0, len(text), _PROBE_CHARACTERS):
-            tokens += len(self._tokens_of(text[start : start + _PROBE_CHARACTERS], special=False))
+            tokens += len(self._tokens_of(text[start : start + _PROBE_CHARACTERS], limit))
             done = min(len(text), start + _PROBE_CHARACTERS)
             # A cut may split a token in two, so this count may be a little too high.
             if tokens > 1.1 * self._context + 64:
-                raise ContextOverflow(self._context, round(tokens * len(text) / done))
+                raise ContextOverflow(self._context, round(tokens * len(text) / done), field, most)
 
-    def _tokens_of(self, text: str, special: bool) -> list[int]:
-        cuts = [0, *(match.end() for match in _LONG_RUN.finditer(text)), len(text)]
+    def _tokens_of(self, text: str, limit: float) -> list[int]:
+        """Without what begins and ends a sequence; runs are short once the clock is at `limit`."""
         tokens: list[int] = []
-        for start, end in pairwise(cuts):
-            if start < end:
-                tokens += self._vocabulary.tokenize(text[start:end], special and start == 0)
+        for piece in self._cutter.pieces(text, LONG_RUN):
+            short = self._cutter.pieces(piece, SHORT_RUN) if self._clock() > limit else (piece,)
+            for part in short:
+                tokens += self._vocabulary.tokenize(part, False)
         return tokens
+
+
+def _affixes(vocabulary: Vocabulary) -> tuple[list[int], list[int]]:
+    """What the tokenizer puts before and after a sequence by itself, found by asking it."""
+    bare, whole = vocabulary.tokenize("a", False), vocabulary.tokenize("a", True)
+    for start in range(len(whole) - len(bare) + 1):
+        end = start + len(bare)
+        if whole[start:end] == bare:
+            return whole[:start], whole[end:]
+    return [], []

@@ -16,6 +16,9 @@ from router.domain.generation import SamplingParams
 MAX_STOPS = 32
 MAX_STOP_CHARACTERS = 1024
 MAX_BIASES = 4096
+MAX_BIAS = 1e4
+COLDEST = 1e-6
+"""A lower temperature is greedy: a logit of some tens divided by it would leave the range of a float."""
 _LLAMA_RANDOM_SEED = 0xFFFFFFFF
 """llama.cpp draws its own seed when it sees this one."""
 
@@ -72,7 +75,7 @@ def chain(params: SamplingParams, seed: int, context: int, end_tokens: Sequence[
     forbidden = tuple((token, -math.inf) for token in end_tokens) if params.ignore_eos else ()
     if pairs := params.logit_bias + forbidden:
         stages.append(LogitBias(pairs))
-    greedy = params.temperature <= 0
+    greedy = params.temperature < COLDEST
     top_k = 1 if greedy else params.top_k
     if penalties := _penalties(params, context):
         stages += _before_penalties(penalties, top_k)
@@ -125,7 +128,7 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("top_k", lambda v: 0 <= v < 2**31, "0 or more"),
     ("top_p", lambda v: 0 <= v <= 1, "from 0 to 1"),
     ("min_p", lambda v: 0 <= v <= 1, "from 0 to 1"),
-    ("repeat_penalty", lambda v: 0 < v <= 100, "above 0 and at most 100"),
+    ("repeat_penalty", lambda v: 0.01 <= v <= 100, "from 0.01 to 100"),
     ("repeat_last_n", lambda v: -1 <= v < 2**31, "-1 or more"),
     ("presence_penalty", lambda v: -100 <= v <= 100, "from -100 to 100"),
     ("frequency_penalty", lambda v: -100 <= v <= 100, "from -100 to 100"),
@@ -151,5 +154,8 @@ def _check_biases(pairs: Sequence[tuple[int, float]], vocabulary: int) -> None:
             raise InvalidRequest(
                 f"logit_bias names token {token}; the vocabulary has {vocabulary} tokens.", param="logit_bias"
             )
-        if not math.isfinite(bias):
-            raise InvalidRequest(f"logit_bias of token {token} is not a finite number.", param="logit_bias")
+        if not -MAX_BIAS <= bias <= MAX_BIAS:
+            raise InvalidRequest(
+                f"logit_bias of token {token} is not between {-MAX_BIAS:g} and {MAX_BIAS:g}.",
+                param="logit_bias",
+            )

@@ -52,7 +52,7 @@ class Scheduler:
         if not self._waiting:
             return None
         job = self._waiting[0]
-        taken = self.cache.take(job.prompt if isinstance(job, Sequence) else _NO_PROMPT)
+        taken = self.cache.take(job.prompt if isinstance(job, Sequence) and job.reuses else _NO_PROMPT)
         if taken is None:
             return None
         self._waiting.popleft()

@@ -20,15 +20,25 @@ class Sequence:
     """
     A prompt and the answer that grows behind it. Made by `Engine.prepare`, not yet in a slot.
 
-    `limit` is the most tokens that may be sampled; it never exceeds what the context leaves.
+    `limit` is the most tokens that may be sampled; it never exceeds what the context leaves. `reuses`: what a
+    slot holds of the prompt already is not computed again.
     """
 
-    def __init__(self, id: str, prompt: Tokens, sampling: SamplingParams, seed: int, limit: int) -> None:
+    def __init__(
+        self,
+        id: str,
+        prompt: Tokens,
+        sampling: SamplingParams,
+        seed: int,
+        limit: int,
+        reuses: bool = True,
+    ) -> None:
         self.id = id
         self.prompt = prompt
         self.sampling = sampling
         self.seed = seed
         self.limit = limit
+        self.reuses = reuses
         self.slot: Slot | None = None
         self.sampler: Sampler | None = None
         self.cached = 0

@@ -1,29 +1,32 @@
 """
 Chat templates: Jinja from a model file, rendered in a sandbox that also bounds work and size.
 
-The one rule: a template is a stranger's program. All it gets is here, and all it does is counted.
+The one rule: a template is a stranger's program. All it can do is in a table, with its cost: nodes here, filters
+and the rest in `template_filters`, `template_tests` and `template_members`. `template_budget` counts.
 """
 
 from __future__ import annotations
 
-import functools
-import json
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any
 
 import jinja2
 from jinja2 import nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.runtime import Macro, Undefined
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 
 from router.domain.errors import InvalidRequest
 from router.domain.generation import Message
+from router.engine import template_budget as cost
+from router.engine.template_budget import Counted, budget, guarded
+from router.engine.template_filters import FILTERS, joined, sliced
+from router.engine.template_members import Method, callee, functions, member, subscript
+from router.engine.template_tests import TESTS, compared
 
 CHATML = (
     "{% for message in messages %}"
@@ -33,55 +36,19 @@ CHATML = (
 )
 """For a model whose file has no template."""
 
-MAX_STEPS = 500_000
-"""Loop turns, calls, values looked at in one rendering: some tens for a message."""
-MAX_CHARACTERS = 64 * 2**20
-"""Text made in one rendering, intermediate text included."""
-MAX_SECONDS = 2.0
-"""Of one rendering; looked at with every loop turn and call."""
+MAX_SOURCE = 256 * 2**10
+"""Characters of a template; the longest that were seen have 30,000."""
 
-# Their results can be far longer than what they are given, and no chat template was seen to need them.
-_NO_FILTERS = (
-    "batch",
-    "center",
-    "filesizeformat",
-    "format",
-    "pprint",
-    "random",
-    "slice",
-    "urlize",
-    "wordwrap",
-    "xmlattr",
-)
-_NO_METHODS = frozenset(
-    ("center", "encode", "expandtabs", "format_map", "ljust", "maketrans", "rjust", "translate", "zfill")
-)
-_WIDE = re.compile(r"\d{4}|\*|\{[^{}]*\{")
-
-
-class _Budget:
-    """What one rendering may still do."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self.steps = MAX_STEPS
-        self.characters = MAX_CHARACTERS
-        self._clock = clock
-        self._deadline = clock() + MAX_SECONDS
-
-    def step(self) -> None:
-        self.steps -= 1
-        if self.steps < 0:
-            raise SecurityError("it takes too many steps")
-        if self._clock() > self._deadline:
-            raise SecurityError("it takes too long")
-
-    def text(self, characters: int) -> None:
-        self.characters -= characters
-        if self.characters < 0:
-            raise SecurityError("it makes too much text")
-
-
-_budget: ContextVar[_Budget] = ContextVar("_budget")
+NODES = frozenset({
+    nodes.Template, nodes.Output, nodes.For, nodes.If, nodes.Macro, nodes.CallBlock, nodes.FilterBlock, nodes.With,
+    nodes.Assign, nodes.AssignBlock, nodes.Name, nodes.NSRef, nodes.Const, nodes.TemplateData, nodes.Tuple,
+    nodes.List, nodes.Dict, nodes.Pair, nodes.Keyword, nodes.CondExpr, nodes.Filter, nodes.Test, nodes.Call,
+    nodes.Getitem, nodes.Getattr, nodes.Slice, nodes.Concat, nodes.Compare, nodes.Operand, nodes.Mul, nodes.Div,
+    nodes.FloorDiv, nodes.Add, nodes.Sub, nodes.Mod, nodes.Pow, nodes.And, nodes.Or, nodes.Not, nodes.Neg,
+    nodes.Pos, nodes.Continue, nodes.Break, nodes.Scope,
+})  # fmt: skip
+"""What a template may be made of: no blocks, no other templates, no switch of escaping."""
+_OPERATORS = {"lteq": "le", "gteq": "ge"}
 
 
 class ChatTemplate:
@@ -93,30 +60,37 @@ class ChatTemplate:
         bos: str,
         eos: str,
         now: Callable[[], datetime],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.thread_time,
     ) -> None:
         # transformers passes them too: templates ask `tools is not none` and not whether it is defined.
         absent = {"tools": None, "documents": None}
         self._values = {"bos_token": bos, "eos_token": eos, "add_generation_prompt": True, **absent}
         self._clock = clock
-        environment = _environment(now)
         self._template: jinja2.Template | None = None
         try:
-            self._template = environment.from_string(source if source is not None else CHATML)
-        except (jinja2.TemplateError, RecursionError, SyntaxError) as error:
+            self._template = _compiled(source if source is not None else CHATML, now)
+        except Exception as error:  # the lexer and Python's compiler raise whatever they raise, too
             self._broken = f"The model's chat template does not parse: {error}."
 
     def render(self, messages: Sequence[Message]) -> str:
         """The prompt as text. Raises InvalidRequest when the template refuses the messages or breaks."""
         if self._template is None:
             raise InvalidRequest(self._broken, param="messages")
-        _budget.set(_Budget(self._clock))
+        cost.start(self._clock)
         try:
             return self._template.render(self._values, messages=[_as_dict(m) for m in messages])
         except jinja2.TemplateError as error:
             raise InvalidRequest(f"The chat template refused: {error.message}", param="messages") from error
         except Exception as error:  # a template can raise whatever its expressions raise
-            raise InvalidRequest(f"The chat template failed: {error!r}", param="messages") from error
+            words = str(error)[:200]
+            kind = type(error).__name__
+            raise InvalidRequest(f"The chat template failed: {kind}: {words}", param="messages") from error
+
+
+def _compiled(source: str, now: Callable[[], datetime]) -> jinja2.Template:
+    if len(source) > MAX_SOURCE:
+        raise SecurityError(f"it has more than {MAX_SOURCE} characters")
+    return _environment(now).from_string(source)
 
 
 def _as_dict(message: Message) -> dict[str, str]:
@@ -125,44 +99,125 @@ def _as_dict(message: Message) -> dict[str, str]:
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset(("*", "**", "+", "%"))
+    intercepted_binops = frozenset(("+", "-", "*", "/", "//", "**", "%"))
+    intercepted_unops = frozenset(("+", "-"))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        budget().step()
         match operator, left, right:
+            case _, int() | float(), int() | float():
+                _check_numbers(operator, left, right)
             case "*", str() | list() | tuple(), int():
-                _budget.get().text(len(left) * max(right, 0))
+                _repeat(left, right)
             case "*", int(), str() | list() | tuple():
-                _budget.get().text(len(right) * max(left, 0))
-            case "*" | "**", int(), int():
-                _bounded_power(operator, left, right)
-            case "+", str() | list() | tuple(), str() | list() | tuple():
-                _budget.get().text(len(left) + len(right))
+                _repeat(right, left)
+            case "+", str(), str():
+                budget().make(len(left) + len(right))
+            case ("+", list(), list()) | ("+", tuple(), tuple()):
+                budget().make_list(len(left) + len(right))
             case "%", str(), _:
-                _check_format(left, left.count("%"), right)
+                cost.check_format(left, left.count("%"), right)
+            case _:
+                _refuse_operands(operator, left, right)
         return super().call_binop(context, operator, left, right)
 
+    def call_unop(self, context: Any, operator: str, arg: Any) -> Any:
+        budget().step()
+        return super().call_unop(context, operator, arg)
+
     def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
-        _budget.get().step()
-        method = getattr(obj, "__wrapped__", obj)  # The sandbox wraps str.format.
-        owner = getattr(method, "__self__", None)
-        if isinstance(owner, str):
-            if method.__name__ == "join" and len(args) == 1:
-                return _join(args[0], owner)
-            _check_method(owner, method.__name__, args, kwargs)
-        return super().call(context, obj, *args, **kwargs)
+        budget().step((4 if isinstance(obj, Macro) else 1) + ((len(args) + len(kwargs)) >> 3))
+        return super().call(context, obj, *callee(obj, args, self.globals.values()), **kwargs)
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        budget().step()
+        for look in (self._member, subscript):
+            try:
+                return look(obj, attribute)
+            except (AttributeError, TypeError, LookupError):
+                continue
+        return self._missing(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        budget().step()
+        if isinstance(obj, Undefined):
+            obj._fail_with_undefined_error()
+        try:
+            return subscript(obj, argument)
+        except (TypeError, LookupError):
+            pass
+        if isinstance(argument, str):
+            try:
+                return self._member(obj, argument)
+            except AttributeError:
+                return self._missing(obj, argument)
+        return self.undefined(obj=obj, name=argument)
+
+    def _member(self, obj: Any, name: str) -> Any:
+        if isinstance(obj, Undefined):
+            obj._fail_with_undefined_error()
+        found = member(obj, name)
+        if name == "format" and isinstance(found, Method):
+            return found.instead(lambda *args, **kwargs: SandboxedFormatter(self).vformat(obj, args, kwargs))
+        return found
+
+    def _missing(self, obj: Any, name: str) -> Any:
+        if hasattr(type(obj), name):
+            return self.unsafe_undefined(obj, name)
+        return self.undefined(obj=obj, name=name)
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        """Every loop and every `~` goes through a filter of ours that counts."""
         tree = super()._parse(source, name, filename)
-        for loop in list(tree.find_all(nodes.For)):
-            loop.iter = _through("counted_", loop.iter)
-        return _Concats().visit(tree)  # type: ignore[no-any-return]
+        for node in (tree, *tree.find_all(nodes.Node)):
+            if type(node) not in NODES:
+                raise SecurityError(f"it uses {type(node).__name__}, which is not served")
+        return _Charged().visit(tree)  # type: ignore[no-any-return]
 
 
-class _Concats(jinja2.visitor.NodeTransformer):
+class _Charged(jinja2.visitor.NodeTransformer):
+    """What compiled templates do without asking the environment goes through a function of ours that counts."""
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:
+        self.generic_visit(node)
+        node.iter = _through("counted_", node.iter)
+        return node
+
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
         return _through("joined_", nodes.List(list(node.nodes), lineno=node.lineno))
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+        self.generic_visit(node)
+        others: list[nodes.Expr] = []
+        for operand in node.ops:
+            others += [nodes.Const(_OPERATORS.get(operand.op, operand.op)), operand.expr]
+        return _through("compared_", node.expr, nodes.List(others))
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+        self.generic_visit(node)
+        if not isinstance(node.arg, nodes.Slice):
+            return node
+        places = (node.arg.start, node.arg.stop, node.arg.step)
+        return _through("sliced_", node.node, *(place or nodes.Const(None) for place in places))
+
+    def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Node:
+        """The letters between the tags are written like any other value."""
+        return nodes.Const(node.data, lineno=node.lineno)
+
+    def visit_List(self, node: nodes.List) -> nodes.Node:
+        self.generic_visit(node)
+        return _through("made_", node)
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:
+        self.generic_visit(node)
+        return _through("made_", node) if node.ctx == "load" else node
+
+    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:
+        self.generic_visit(node)
+        for pair in node.items:
+            if not isinstance(pair.key, nodes.Const):
+                pair.key = _through("key_", pair.key)
+        return _through("made_", node)
 
 
 class _Generation(Extension):
@@ -175,114 +230,39 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _through(name: str, node: Any) -> nodes.Filter:
-    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+def _through(name: str, node: Any, *args: Any) -> nodes.Filter:
+    return nodes.Filter(node, name, list(args), [], None, None, lineno=node.lineno)
 
 
-def _counted(values: Iterable[Any]) -> Iterator[Any]:
-    budget = _budget.get()
-    for value in values:
-        budget.step()
-        yield value
-
-
-def _joined(values: Iterable[Any]) -> str:
-    return _join(values)
-
-
-def _metered(filter: Callable[..., Any]) -> Callable[..., Any]:
-    """Every filter reads its input once at least: that costs its length."""
-
-    @functools.wraps(filter)
-    def metered(*args: Any, **kwargs: Any) -> Any:
-        _charge((args, kwargs))
-        return filter(*args, **kwargs)
-
-    return metered
-
-
-def _output(value: Any) -> Any:
-    """Jinja calls this with every value that a template writes."""
-    _charge(value)
+def _made(value: Any) -> Any:
+    budget().make_list(8 + 4 * len(value))
     return value
 
 
-def _charge(value: Any) -> None:
-    """For text that is made of `value`, or read: a list of lists of lists may be far larger than it looks."""
-    budget = _budget.get()
-    match value:
-        case str():
-            budget.text(len(value))
-        case dict():
-            budget.step()
-            _charge(list(value.keys()))
-            _charge(list(value.values()))
-        case list() | tuple() | set() | frozenset():
-            budget.step()
-            for item in value:
-                _charge(item)
-        case range():
-            budget.text(len(value))
-        case _:
-            budget.step()
+@jinja2.pass_context
+def _output(context: Any, value: Any) -> Any:
+    """Jinja calls this with every value that a template writes: with a context, so never while it compiles."""
+    cost.spell(value, growth=1 if isinstance(value, str) else 4)
+    return value
 
 
-def _replace(text: str, old: str, new: str, count: int = -1) -> str:
-    text = str(text)
-    _check_method(text, "replace", (old, new), {})
-    return text.replace(old, new, -1 if count is None else count)
+def _check_numbers(operator: str, left: float, right: float) -> None:
+    for value in (left, right):
+        cost.check_number(value)
+    if operator in ("*", "**") and isinstance(left, int) and isinstance(right, int):
+        bits = left.bit_length() * (max(right, 0) if operator == "**" else 1) + right.bit_length()
+        cost.check_number(1 << min(bits, 5000))
 
 
-def _indent(text: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
-    padding = len(width) if isinstance(width, str) else width
-    _budget.get().text(len(text) + padding * (text.count("\n") + 1))
-    return jinja2.filters.do_indent(text, width, first, blank)
+def _repeat(value: Any, times: int) -> None:
+    length = len(value) * max(times, 0)
+    budget().make(length) if isinstance(value, str) else budget().make_list(length)
 
 
-def _join_filter(values: Iterable[Any], separator: str = "", attribute: str | None = None) -> str:
-    if attribute is not None:
-        values = [value[attribute] for value in values]
-    return _join(values, separator)
-
-
-def _join(values: Iterable[Any], separator: str = "") -> str:
-    texts = []
-    for value in values:
-        _charge(value)
-        _charge(separator)
-        texts.append(str(value))
-    return separator.join(texts)
-
-
-def _check_method(owner: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Methods of str whose result can be far longer than the text."""
-    match name, args:
-        case "format", _:
-            _check_format(owner, owner.count("{"), (args, kwargs))
-        case "replace", (str() as old, str() as new, *_):
-            _budget.get().text(len(owner) + owner.count(old) * len(new))
-        case _ if name in _NO_METHODS or name == "replace":
-            raise SecurityError(f"str.{name} is not served in this form")
-        case _:
-            _budget.get().text(len(owner))
-
-
-def _check_format(pattern: str, places: int, values: Any) -> None:
-    if _WIDE.search(pattern):
-        raise SecurityError("a format with so wide a field is not served")
-    _charge(pattern)
-    for _ in range(places):
-        _charge(values)
-
-
-def _bounded_power(operator: str, left: int, right: int) -> None:
-    bits = left.bit_length() * (max(right, 0) if operator == "**" else 1) + right.bit_length()
-    if bits > 4096:
-        raise SecurityError("a number this large is not served")
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
+def _refuse_operands(operator: str, left: Any, right: Any) -> None:
+    if not isinstance(left, Undefined) and not isinstance(right, Undefined):
+        kinds = f"{type(left).__name__} and {type(right).__name__}"
+        raise SecurityError(f"{operator} is not served between {kinds}")
 
 
 def _environment(now: Callable[[], datetime]) -> _Environment:
@@ -293,31 +273,17 @@ def _environment(now: Callable[[], datetime]) -> _Environment:
         extensions=[loopcontrols, _Generation],
         finalize=_output,
         cache_size=0,
+        optimized=False,  # what is computed while it compiles is not counted
     )
-    environment.filters |= {
-        "counted_": _counted,
-        "joined_": _joined,
-        "replace": _replace,
-        "indent": _indent,
-        "join": _join_filter,
-        "tojson": _to_json,
+    ours: dict[str, Callable[..., Any]] = {
+        "compared_": compared,
+        "counted_": Counted,
+        "joined_": joined,
+        "key_": cost.check_key,
+        "made_": _made,
+        "sliced_": sliced,
     }
-    environment.filters = {
-        name: _metered(filter) for name, filter in environment.filters.items() if name not in _NO_FILTERS
-    }
-    del environment.globals["lipsum"]  # Writes a million paragraphs when asked to.
-    environment.globals |= {
-        "raise_exception": _raise_exception,
-        "strftime_now": lambda pattern: _strftime(now(), pattern),
-    }
+    environment.filters = {**FILTERS, **{name: guarded(function) for name, function in ours.items()}}
+    environment.tests = dict(TESTS)
+    environment.globals = dict(functions(now))
     return environment
-
-
-def _strftime(now: datetime, pattern: str) -> str:
-    _check_format(pattern, 0, ())
-    return now.strftime(pattern)
-
-
-def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **_: Any) -> str:
-    """Without the HTML escapes of Jinja's own, as transformers does."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=min(indent or 0, 8) or None)

@@ -1,6 +1,6 @@
 """
-Lease, ask, release; a worker that dies before its first word is replaced once, unseen (G10), and a file that was
-replaced since the registry was read is read again once.
+Lease, ask, release; a worker that dies before its first word is replaced once, unseen (G10), unless it hung over
+this very prompt; and a file that was replaced since the registry was read is read again once.
 
 The one rule: whatever happens, leaving `generate` gives the lease back; after a word nothing is tried again.
 """
@@ -162,6 +162,8 @@ class Dispatcher:
         try:
             return await attempt(model, 1)
         except WorkerCrashed as crash:
+            if not crash.repeatable:
+                raise
             log.warning(
                 "the worker died before its first word; trying once more", model=model.name, reason=str(crash)
             )

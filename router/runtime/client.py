@@ -49,6 +49,7 @@ class WorkerClient:
         self._streams: dict[str, _Stream] = {}
         self._embeddings: dict[str, asyncio.Future[Embeddings]] = {}
         self._on_pong: Callable[[protocol.Pong], None] = _ignore
+        self._hung_over: Callable[[], tuple[str, ...]] = tuple
         self.on_freed: Callable[[], None] = _nothing
         """Called when the worker has given back context and model and is about to exit."""
         process.on_event = self._on_event
@@ -102,6 +103,7 @@ class WorkerClient:
         pulse = Pulse(every, hang_seconds, deaf_seconds, on_device=set(self.resident) - {"host"} != set())
         watch = Watch(self._process, pulse, every)
         self._on_pong = watch.heard
+        self._hung_over = lambda: watch.hung_over
         await watch.run()
 
     def _new_id(self) -> str:
@@ -110,7 +112,7 @@ class WorkerClient:
 
     def _send(self, id: str, command: protocol.Generate | protocol.Embed) -> None:
         if self._process.doomed:
-            self._fail(id, self._crash())
+            self._fail(id, self._crash(id))
             return
         try:
             self._process.send(command)
@@ -150,7 +152,7 @@ class WorkerClient:
 
     def _on_gone(self) -> None:
         for id in [*self._streams, *self._embeddings]:
-            self._fail(id, self._crash())
+            self._fail(id, self._crash(id))
 
     def _fail(self, id: str, error: RouterError) -> None:
         if stream := self._streams.get(id):
@@ -159,11 +161,12 @@ class WorkerClient:
         if answer is not None and not answer.done():
             answer.set_exception(error)
 
-    def _crash(self) -> WorkerCrashed:
+    def _crash(self, id: str) -> WorkerCrashed:
         process = self._process
         if process.stopped:
             return WorkerStopped(f"The worker {process.instance} was stopped by the gateway.", RETRY_AFTER)
-        return WorkerCrashed(f"The worker {process.instance} died: {process.end()}", RETRY_AFTER)
+        words = f"The worker {process.instance} died: {process.end()}"
+        return WorkerCrashed(words, RETRY_AFTER, repeatable=id not in self._hung_over())
 
 
 class _Stream:
@@ -222,7 +225,8 @@ def _error(failed: protocol.Failed) -> RouterError:
         case "invalid":
             return InvalidRequest(failed.message, failed.param)
         case "context_overflow":
-            return ContextOverflow(failed.context, failed.prompt_tokens)
+            param = failed.param or "messages"
+            return ContextOverflow(failed.context, failed.prompt_tokens, param, failed.most)
         case "engine" | "cancelled":
             return WorkerCrashed(failed.message, RETRY_AFTER)
         case _:

@@ -1,12 +1,13 @@
 """
 When is a worker hung? Counts beats without a sign of life; pings carry the signs.
 
-* Deaf: it answers no ping for DEAF seconds and uses no processor time meanwhile. Its intake thread has nothing
-  to do but answer, so this holds for a spare, a load, an idle worker and a decoding one.
+* Deaf: it answers no ping for DEAF seconds and uses no processor time meanwhile. The thread that answers has
+  nothing else to do, so this holds for a spare, a load, an idle worker and a decoding one.
+* Reading: it reads the same prompt for hang_seconds. `unread` then names those that must not be tried again.
 * Stalled: it is busy and makes no decode step for max(hang_seconds, 20 x the moving average of its steps).
 
-A beat in which it computed counts as a tenth where that may be honest work: a prompt of megabytes in the intake
-thread, or a step of a model that has no device.
+A beat in which it computed counts as a tenth where that may be honest work: a prompt of megabytes, or a step of a
+model that has no device.
 
 The one rule: beats are counted, not seconds: a gateway that was stopped itself must not blame its workers.
 """
@@ -41,6 +42,10 @@ class Pulse:
         self._deaf = self._stalled = 0.0
         self._steps = -1
         self._cpu = 0.0
+        self._reading = 0.0
+        self._unread: tuple[str, ...] = ()
+        self.hung_over: tuple[str, ...] = ()
+        """The requests that were not read yet when it was found hung, if that is what it hung over."""
         self.step = 0.0
         """Moving average of the time from one decode step to the next, in seconds."""
 
@@ -50,15 +55,26 @@ class Pulse:
         beat = self._every / _PATIENCE_WITH_WORK if computes else self._every
         if pong is None:
             self._deaf += beat
-            hung = self._deaf >= self._deaf_seconds
-            return f"no answer to a ping for {self._deaf_seconds:g} s" if hung else None
+            if self._deaf < self._deaf_seconds:
+                return None
+            self.hung_over = self._unread
+            return f"no answer to a ping for {self._deaf_seconds:g} s"
         self._deaf = 0.0
+        if self._reads_for_ever(pong, beat):
+            self.hung_over = pong.unread
+            return f"the same prompt has been read for {self._hang_seconds:g} s"
         if pong.busy and pong.steps == self._steps:
             self._stalled += self._every if self._on_device else beat
             limit = max(self._hang_seconds, _STEPS * self.step)
             return f"no decode step for {limit:g} s" if self._stalled >= limit else None
         self._measure(pong)
         return None
+
+    def _reads_for_ever(self, pong: protocol.Pong, beat: float) -> bool:
+        same = bool(pong.unread) and pong.unread[0] in self._unread[:1]
+        self._reading = self._reading + beat if same else 0.0
+        self._unread = pong.unread
+        return self._reading >= self._hang_seconds
 
     def _measure(self, pong: protocol.Pong) -> None:
         if pong.busy and self._steps >= 0:
@@ -75,6 +91,11 @@ class Watch:
         self._pulse = pulse
         self._every = every
         self._pong: protocol.Pong | None = None
+
+    @property
+    def hung_over(self) -> tuple[str, ...]:
+        """Requests that must not be tried again: it was killed because it did not come to an end with their prompts."""
+        return self._pulse.hung_over
 
     def heard(self, pong: protocol.Pong) -> None:
         self._pong = pong

@@ -1,10 +1,12 @@
 """
-The worker's two threads around one engine.
+The worker's threads around one engine.
 
-* intake reads frames, answers pings, prepares requests (template, tokenise) and passes orders on;
+* intake reads frames, answers pings and passes orders on; requests go through two threads of `worker.intake`, which
+  prepare them (template, tokenise);
 * step loads the model, decodes, sends the deltas. It alone touches the engine's mutable state.
 
-The one rule: orders travel one way, from intake to step, in the order of their frames.
+The one rule: orders travel one way, from intake to step, in the order of their frames; a request may be overtaken
+by others, never by its own Cancel.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import assert_never
 
 from router import protocol
 from router.domain.errors import ContextOverflow, InvalidRequest
+from router.domain.generation import EmbeddingRequest, GenerationRequest
 from router.engine.engine import (
     Broken,
     EmbeddingDone,
@@ -34,6 +37,7 @@ from router.engine.engine import (
 )
 from router.worker import life
 from router.worker.backends import Kind
+from router.worker.intake import Intake, characters
 from router.worker.link import GatewayGone, Link
 from router.worker.sandbox import Sandbox, SandboxMissing
 
@@ -64,6 +68,7 @@ class Service:
         self._kind = kind
         self._end = end
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
+        self._intake = Intake(self._lane_failed)
         self._engine: Engine | None = None
         self._stopping = threading.Event()
         self._steps = 0
@@ -103,35 +108,68 @@ class Service:
             return life.BROKEN_PROTOCOL
         except GatewayGone:
             pass
+        finally:
+            self._intake.stop()
         return life.ORDERLY
 
     def _take(self, command: protocol.Command) -> None:
         match command:
             case protocol.Ping():
-                self._link.send(protocol.Pong(command.id, self._steps, self._busy))
+                unread = self._intake.unread
+                self._link.send(protocol.Pong(command.id, self._steps, self._busy, unread))
             case protocol.Generate():
-                self._prepare(command.request.id, lambda engine: engine.prepare(command.request))
+                self._receive(command.request, lambda engine: engine.prepare(command.request))
             case protocol.Embed():
-                self._prepare(command.request.id, lambda engine: engine.prepare_embedding(command.request))
+                self._receive(command.request, lambda engine: engine.prepare_embedding(command.request))
             case protocol.Load():
                 with contextlib.suppress(SandboxMissing):  # the step thread meets the same, and says so
                     self._sandbox.confine(command.path)
+                self._intake.start()  # now: the threads inherit what confines this one
                 self._orders.put(command)
-            case protocol.DryRun() | protocol.Cancel():
+            case protocol.Cancel():
+                if not self._intake.cancel(command.id):
+                    self._orders.put(command)
+            case protocol.DryRun():
                 self._orders.put(command)
             case protocol.Stop():
                 self.stop()
             case _:
                 assert_never(command)
 
-    def _prepare(self, id: str, prepare: Callable[[Engine], Job]) -> None:
-        if self._engine is None:
-            self._link.send(protocol.Failed(id, "engine", "no model is loaded"))
+    def _receive(
+        self, request: GenerationRequest | EmbeddingRequest, prepare: Callable[[Engine], Job]
+    ) -> None:
+        engine = self._engine
+        if engine is None:
+            self._link.send(protocol.Failed(request.id, "engine", "no model is loaded"))
             return
-        try:
-            self._orders.put(prepare(self._engine))
-        except Exception as error:
-            self._link.send(failure(id, error))
+        self._intake.take(
+            request.id, characters(request), lambda: self._prepare(request.id, lambda: prepare(engine))
+        )
+
+    def _prepare(self, id: str, prepare: Callable[[], Job]) -> None:
+        """In one of the threads of `worker.intake`."""
+        end: protocol.Failed | None = None
+        job: Job | None = None
+        if not self._intake.cancelled(id):
+            try:
+                job = prepare()
+            except Exception as error:
+                end = failure(id, error)
+        left = self._intake.finish(id, lambda: self._pass_on(job))
+        if not left:
+            end = _cancelled(id)
+        if end is not None:
+            self._link.send(end)
+
+    def _pass_on(self, job: Job | None) -> None:
+        if job is not None:
+            self._orders.put(job)
+
+    def _lane_failed(self, error: BaseException) -> None:
+        if not isinstance(error, GatewayGone):  # then the thread that reads the socket ends the process
+            life.log_error("a thread that reads prompts failed", error)
+            self._end(life.UNEXPECTED)
 
     # The step thread ----------------------------------------------------------------------------------
 
@@ -209,7 +247,7 @@ class Service:
 
     def _cancel(self, id: str) -> None:
         if self._engine is not None and self._engine.cancel(id):
-            self._link.send(protocol.Failed(id, "cancelled", "cancelled by the gateway"))
+            self._link.send(_cancelled(id))
             self._send_step(self._engine, [])  # else the gauges stay stale until the next request
 
     # Loading ------------------------------------------------------------------------------------------
@@ -258,13 +296,16 @@ class Service:
             return protocol.DryRunDone(command.id, None, reason, isinstance(error, ModelRefused))
 
 
+def _cancelled(id: str) -> protocol.Failed:
+    return protocol.Failed(id, "cancelled", "cancelled by the gateway")
+
+
 def failure(id: str, error: Exception) -> protocol.Failed:
     """The frame that ends a request which could not be prepared. An unexpected error is logged."""
     match error:
         case ContextOverflow():
-            return protocol.Failed(
-                id, "context_overflow", error.message, error.param, error.context, error.prompt_tokens
-            )
+            numbers = (error.context, error.prompt_tokens, error.most)
+            return protocol.Failed(id, "context_overflow", error.message, error.param, *numbers)
         case InvalidRequest():
             return protocol.Failed(id, "invalid", error.message, error.param)
         case _:

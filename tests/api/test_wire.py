@@ -5,12 +5,21 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from router.api.dialect import ChatBody
-from router.api.wire import Body, SamplingBody, check_tokens, decode, refuse_unsupported, sampling
+from router.api.wire import (
+    Body,
+    SamplingBody,
+    check_tokens,
+    decode,
+    decode_field,
+    refuse_unsupported,
+    sampling,
+)
 from router.domain.errors import InvalidRequest
 from router.domain.generation import SamplingParams
 from router.domain.models import SamplingDefaults
@@ -108,7 +117,6 @@ def test_unknown_fields_are_ignored() -> None:
         ("max_tokens", 10**400),
         ("max_completion_tokens", 0),
         ("stop", ["x"] * 17),
-        ("stop", ["a", ""]),
         ("stop", "x" * 1025),
         ("logit_bias", {"a": 1}),
         ("logit_bias", {"-1": 1}),
@@ -130,6 +138,41 @@ def test_what_the_request_says_goes_before_the_models_params_and_those_before_ou
     params = sampling(decode(b'{"top_k": 3}', SamplingBody), defaults)
     assert params == SamplingParams(temperature=0.2, top_k=3, stop=("###",))
     assert sampling(decode(b"{}", SamplingBody), SamplingDefaults()) == SamplingParams()
+
+
+@pytest.mark.parametrize(("stop", "meant"), [("", ()), ([""], ()), ([], ()), (["a", "", "b"], ("a", "b"))])
+def test_an_empty_stop_string_means_none(stop: object, meant: tuple[str, ...]) -> None:
+    assert asked(stop=stop).stop == meant
+    params = sampling(
+        decode(json.dumps({"stop": stop}).encode(), SamplingBody), SamplingDefaults(stop=("#",))
+    )
+    assert params.stop == meant
+
+
+@pytest.mark.parametrize(
+    ("text", "half"),
+    [
+        (r"\ud83d", r"\ud83d"),
+        (r"x\uD83Dy", r"\uD83D"),
+        (r"\udc00", r"\udc00"),
+        (r"\ud83d\ude00 \ud83d\n", r"\ud83d"),
+        (r"\ud83d\u0041", r"\ud83d"),
+        (r"\\ud83d \ude00", r"\ude00"),
+    ],
+)
+def test_half_a_character_is_named(text: str, half: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        decode(b'{"grammar": "' + text.encode() + b'"}', SamplingBody)
+    assert f"not valid JSON: {half} is a lone surrogate" in refused.value.message
+    with pytest.raises(InvalidRequest, match=r"'x' is not valid JSON: \\u.* is a lone surrogate"):
+        decode_field(msgspec.Raw(b'"' + text.encode() + b'"'), str, "x")
+
+
+@pytest.mark.parametrize("body", [b'{"a": "cut', rb'{"a": "\\ud83d', rb'{"a": "\ud83d\ude00', b"[1,", b"{]"])
+def test_other_faults_are_not_taken_for_half_a_character(body: bytes) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        decode(body, SamplingBody)
+    assert "surrogate" not in refused.value.message
 
 
 def test_zero_is_a_value_and_null_is_none() -> None:

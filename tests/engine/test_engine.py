@@ -124,6 +124,25 @@ def test_the_same_prompt_again_computes_its_last_token_only():
     assert len(scene.backend.batches[-1][0].tokens) == 1
 
 
+def test_a_request_that_reuses_nothing_begins_in_an_empty_slot():
+    scene = Scene(slots=1)
+    scene.add("a", "hello", max_tokens=1)
+    scene.run()
+    request = GenerationRequest("b", TextPrompt("hello"), SamplingParams(max_tokens=1), cache_prompt=False)
+    scene.engine.add(scene.engine.prepare(request))
+    scene.run()
+    assert scene.last["b"].usage.cached_tokens == 0
+    assert [len(work.tokens) for work in scene.backend.batches[-1]] == [5]
+
+
+def test_an_overflow_says_which_of_several_inputs_it_was():
+    scene = Scene(context=10)
+    for inputs, param in ((("a", "b" * 11), "input[1]"), (("b" * 11,), "input")):
+        with pytest.raises(ContextOverflow) as error:
+            scene.engine.prepare_embedding(EmbeddingRequest("e", inputs))
+        assert error.value.param == param
+
+
 def test_cancel_frees_the_slot_for_who_waits():
     scene = Scene(slots=1)
     scene.add("a", "a long text")

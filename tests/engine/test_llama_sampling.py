@@ -38,6 +38,23 @@ def test_temperature_zero_takes_the_best():
     assert drawn([0, 1, 9, 2, 3, 4], 5, temperature=0.0) == [2] * 5
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"temperature": 1e-38}, {"temperature": 5e-324}, {"temperature": 9e-7}, {"temperature": 1e-6},
+        {"top_p": 0.0}, {"top_p": 1e-38}, {"min_p": 1.0}, {"top_k": 1}, {"temperature": 100.0, "top_k": 1},
+        {"temperature": 1e-6, "logit_bias": ((2, 1e4),)}, {"temperature": 1e-38, "repeat_penalty": 100.0},
+        {"temperature": 1e-6, "frequency_penalty": 100.0, "presence_penalty": 100.0, "repeat_last_n": -1},
+        {"logit_bias": ((2, 1e4), (0, -1e4))},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_at_the_edges_of_what_may_be_asked_the_best_is_taken(odd):
+    """Logits as a model of a large vocabulary has them: what overflows makes all of them alike, or none a number."""
+    neutral = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "temperature": 1.0}
+    assert drawn([31.2, 31.1, 45.0, -20.0, 12.0, -45.0], 50, prompt=(0, 1), **{**neutral, **odd}) == [2] * 50
+
+
 def test_the_same_seed_draws_the_same_tokens():
     flat = [0.0] * 6
     assert drawn(flat, 30, seed=3) == drawn(flat, 30, seed=3) != drawn(flat, 30, seed=4)

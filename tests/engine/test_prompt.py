@@ -8,7 +8,7 @@ from router.domain.errors import ContextOverflow, InvalidRequest
 from router.domain.generation import ChatPrompt, Message, TextPrompt, TokenPrompt
 from router.engine.prompt import PromptReader
 
-BOS = 300
+BOS, EOS = 300, 299
 
 
 class Vocabulary:
@@ -18,19 +18,28 @@ class Vocabulary:
     bos = "<s>"
     eos = "</s>"
 
-    def __init__(self, adds_bos: bool = True) -> None:
+    def __init__(self, adds_bos: bool = True, adds_eos: bool = False, longest: int | None = None) -> None:
         self.adds_bos = adds_bos
+        self.adds_eos = adds_eos
         self.calls: list[str] = []
+        self._longest = longest
 
     def tokenize(self, text: str, special: bool) -> list[int]:
         self.calls.append(text)
         head = [BOS] if special and self.adds_bos else []
+        tail = [EOS] if special and self.adds_eos else []
         while text.startswith("<s>"):
             head, text = [*head, BOS], text.removeprefix("<s>")
-        return head + list(text.encode())
+        return head + list(text.encode()) + tail
+
+    def specials(self) -> tuple[str, ...]:
+        return ("<s>", "</s>")
+
+    def longest(self) -> int | None:
+        return self._longest
 
 
-def reader(context: int = 100, **vocabulary: bool) -> PromptReader:
+def reader(context: int = 100, **vocabulary: object) -> PromptReader:
     return PromptReader(Vocabulary(**vocabulary), 301, context, datetime.now)
 
 
@@ -94,10 +103,58 @@ def test_a_very_long_run_reaches_the_tokenizer_in_pieces_and_begins_once():
     assert max(map(len, vocabulary.calls)) == 4096
 
 
+@pytest.mark.parametrize(
+    "text", ["a" * 10_000, " " * 10_000, "a" * 5000 + " " + "b" * 9000, "a b", "\n" * 4095 + "a"]
+)
+def test_what_begins_and_ends_a_sequence_is_there_once_whatever_the_pieces(text):
+    for read in ("read_input", "read"):
+        told = PromptReader(Vocabulary(adds_eos=True), 301, 10**6, datetime.now)
+        tokens = told.read_input(text) if read == "read_input" else told.read(TextPrompt(text))
+        assert tokens.tolist() == [BOS, *text.encode(), EOS]
+
+
+def test_the_beginning_alone_is_one_token():
+    assert reader().read(TextPrompt("<s>")).tolist() == [BOS]
+    with pytest.raises(InvalidRequest, match="no tokens"):
+        PromptReader(_Mute(adds_bos=False), 301, 100, datetime.now).read(chat("x"), "messages")
+
+
+class _Mute(Vocabulary):
+    chat_template = "{{ '' }}"
+
+
+def test_a_text_of_more_bytes_than_the_context_can_hold_is_refused_unread():
+    told = PromptReader(vocabulary := Vocabulary(longest=50), 301, 1000, datetime.now)
+    vocabulary.calls.clear()
+    with pytest.raises(ContextOverflow) as error:
+        told.read(TextPrompt("é" * 70_000))
+    assert (vocabulary.calls, error.value.prompt_tokens) == ([], 2800)
+
+
+def test_once_a_text_has_taken_long_its_runs_are_read_in_short_pieces():
+    clock = iter(range(10**6))
+    told = PromptReader(vocabulary := Vocabulary(), 301, 10**6, datetime.now, clock=lambda: next(clock) * 0.3)
+    assert len(told.read(TextPrompt("a" * 40_000))) == 40_001
+    assert {len(call) for call in vocabulary.calls[-100:]} >= {256}
+    assert {4096, 256} <= {len(call) for call in vocabulary.calls}
+
+
+def test_an_overflow_names_the_field_and_what_would_fit():
+    with pytest.raises(
+        ContextOverflow, match=r"length is 10 tokens.*your messages resulted in 10.* At most 9 fit"
+    ) as error:
+        reader(context=10).read(chat("x" * 9), "messages")
+    assert (error.value.param, error.value.most) == ("messages", 9)
+    with pytest.raises(ContextOverflow, match=r"'prompt\[2\]' resulted in 10 tokens. At most 9"):
+        reader(context=10).read(TextPrompt("x" * 9), "prompt[2]")
+    with pytest.raises(ContextOverflow, match=r"'input\[1\]' resulted in 11 tokens.$"):
+        reader(context=10).read_input("x" * 10, "input[1]")
+
+
 def test_a_long_text_with_spaces_is_not_cut():
     vocabulary = Vocabulary()
     PromptReader(vocabulary, 301, 10**6, datetime.now).read(TextPrompt("word " * 5000))
-    assert len(vocabulary.calls) == 1
+    assert vocabulary.calls[-1] == "word " * 5000
 
 
 def test_a_hopelessly_long_text_is_not_read_to_its_end():

@@ -47,6 +47,12 @@ def test_temperature_zero_is_greedy_and_still_biased_and_penalised():
     )
 
 
+@pytest.mark.parametrize("temperature", [1e-38, 5e-324, 9.9e-7])
+def test_a_temperature_by_which_no_logit_can_be_divided_is_greedy(temperature):
+    assert stages(temperature=temperature, top_k=0) == (Greedy(),)
+    assert stages(temperature=1e-6)[-2:] == (Temperature(1e-6), Draw(7))
+
+
 def test_penalties_see_only_candidates_that_can_still_win():
     assert stages(presence_penalty=0.5, top_k=10)[:3] == (TopK(74), Penalties(64, 1.0, 0.0, 0.5), TopK(10))
 
@@ -88,7 +94,7 @@ def test_small_seeds_stay_what_they_are():
         ("frequency_penalty", 101.0), ("max_tokens", 0), ("max_tokens", -5),
         ("stop", ("x",) * (MAX_STOPS + 1)), ("stop", ("x" * 2000,)),
         ("logit_bias", ((10, 1.0),)), ("logit_bias", ((-1, 1.0),)), ("logit_bias", ((1, math.nan),)),
-        ("logit_bias", ((1, 1.0),) * (MAX_BIASES + 1)),
+        ("logit_bias", ((1, 1.0),) * (MAX_BIASES + 1)), ("logit_bias", ((1, 1e39),)), ("repeat_penalty", 1e-38),
     ],
 )  # fmt: skip
 def test_a_value_without_meaning_is_refused_by_name(field, value):

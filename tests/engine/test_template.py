@@ -1,18 +1,16 @@
 from __future__ import annotations
 
+import time
 from datetime import datetime
 
 import pytest
+from jinja2 import nodes
 
 from router.domain.errors import InvalidRequest
 from router.domain.generation import Message
-from router.engine.template import MAX_SECONDS, ChatTemplate
-
-MESSAGES = (Message("system", "be kind"), Message("user", "hi"))
-
-
-def render(source: str | None, messages=MESSAGES, **more: object) -> str:
-    return ChatTemplate(source, "<s>", "</s>", lambda: datetime(2024, 5, 6), **more).render(messages)
+from router.engine import template_budget
+from router.engine.template import NODES, ChatTemplate
+from tests.engine.templates import MACROS, MESSAGES, NESTED, THINKING, render, turns
 
 
 def test_a_model_without_a_template_speaks_chatml():
@@ -118,11 +116,104 @@ def test_a_template_that_would_never_end_or_fill_memory_is_stopped(source):
         render(source)
 
 
-def test_a_template_has_only_so_long():
-    clock = iter(range(0, 1000, 1))
-    with pytest.raises(InvalidRequest, match="too long"):
-        render("{% for i in range(99) %}{% endfor %}", clock=lambda: next(clock))
-    assert MAX_SECONDS < 99
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 2.0 | round(300000000, 'ceil') }}",
+        "{{ (1).to_bytes(999999999) }}",
+        NESTED + "{{ nested == [nested] or nested == [nested[0], nested[1]] }}",
+        NESTED + "{{ nested }}",
+        NESTED + "{{ namespace(a=nested) }}",
+        NESTED + "{{ nested | tojson | length }}",
+        "{% for i in range(99999) %}" + "a" * 100_000 + "{% endfor %}",
+        "{% set ns = namespace(x=1) %}{% for i in range(99999) %}{% set ns.x = [ns.x] + [1] * 9999 %}{% endfor %}",
+        "{% set ns = namespace(x=1) %}{% for i in range(99999) %}{% set ns.x = [ns.x, LITERALS] %}{% endfor %}",
+        "{{ '%0999999999d' is even }}",
+        "{% set a = 'a' * 9999999 %}{% for i in range(99999) %}{% set b = a[i:] %}{% endfor %}",
+        "{% set a = 'b' * 99999 %}{% for i in range(99999) %}{% set b = a.rfind('a' ~ a[9:]) %}{% endfor %}",
+        "{% set a = 'b' * 99999 %}{% for i in range(99999) %}{% if a ~ 'a' in a ~ a %}{% endif %}{% endfor %}",
+        "{% autoescape true %}{% for i in range(9) %}{% endfor %}{% endautoescape %}",
+        "{% block a %}{% endblock %}",
+        "{{ " + "9" * 10_000 + " }}",
+        "{{ " + "(" * 5_000 + ")" * 5_000 + " }}",
+        "{{ 1 }}" * 100_000,
+    ],
+    ids=lambda source: source[:40],
+)
+def test_a_hostile_template_is_refused_within_two_seconds_of_processor_time(source):
+    began = time.thread_time()
+    with pytest.raises(InvalidRequest):
+        render(source.replace("LITERALS", ", ".join("1" * 5000)))
+    assert time.thread_time() - began < 2.5  # a hang guard: steps end all of them sooner
+
+
+@pytest.mark.parametrize("template", [THINKING, MACROS, None], ids=["thinking", "macros", "chatml"])
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(501, "a"), (180, "word " * 400), (757, "word "), (8001, "word "), (3, "word " * 200_000)],
+)
+def test_a_long_chat_renders_with_little_of_what_it_may_use(template, count, text):
+    prompt = render(template, turns(count, text), clock=lambda: 0.0)
+    assert prompt.count(text.strip()) >= count
+    spent = template_budget.MAX_STEPS - template_budget.budget().steps
+    assert spent < 60 * count + len(prompt) / 100 + 500
+
+
+def test_templates_in_the_manner_of_real_ones_say_what_they_should():
+    chat = (
+        Message("system", "be kind"),
+        Message("user", "hi"),
+        Message("assistant", "<think>\nhm\n</think>\n\nhello"),
+        Message("user", "more"),
+    )
+    assert render(THINKING, chat) == (
+        "<|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nhello"
+        "<|im_end|>\n<|im_start|>user\nmore<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert render(MACROS, chat[1:]) == (
+        "<s><|turn>user\nhi<turn|>\n<|turn>model\n<think>\nhm\n</think>\n\nhello<turn|>\n"
+        "<|turn>user\nmore<turn|>\n<|turn>model\n"
+    )
+
+
+def test_the_last_but_one_from_the_end_is_found_among_501():
+    source = (
+        "{% for m in messages[::-1] %}{% set i = (messages|length - 1) - loop.index0 %}"
+        "{% if loop.last %}{{ i }}{% endif %}{% endfor %}"
+    )
+    assert render(source, turns(501, "a" * 2000)) == "0"
+
+
+def test_time_in_which_others_run_is_nobodys_fault(monkeypatch):
+    """The renderer sleeps longer than it may compute."""
+    monkeypatch.setattr(template_budget, "MAX_SECONDS", 0.2)
+
+    def now():
+        time.sleep(0.4)
+        return datetime(2024, 5, 6)
+
+    source = "{{ strftime_now('%Y') }}{% for i in range(2000) %}{% endfor %}"
+    assert ChatTemplate(source, "", "", now).render(MESSAGES) == "2024"
+
+
+def test_every_kind_of_node_is_either_served_or_refused():
+    known = {kind for kind in vars(nodes).values() if isinstance(kind, type) and issubclass(kind, nodes.Node)}
+    abstract = {
+        nodes.Node,
+        nodes.Stmt,
+        nodes.Helper,
+        nodes.Expr,
+        nodes.BinExpr,
+        nodes.UnaryExpr,
+        nodes.Literal,
+    }
+    refused = {
+        "Block", "ContextReference", "DerivedContextReference", "EnvironmentAttribute", "EvalContextModifier",
+        "ExprStmt", "ExtensionAttribute", "Extends", "FromImport", "Import", "ImportedName", "Include",
+        "InternalName", "MarkSafe", "MarkSafeIfAutoescape", "OverlayScope", "ScopedEvalContextModifier",
+        "_FilterTestCommon",
+    }  # fmt: skip
+    assert {kind.__name__ for kind in known - abstract - NODES} == refused
 
 
 def test_a_chat_of_thousands_of_turns_is_within_the_bounds():

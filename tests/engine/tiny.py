@@ -17,11 +17,21 @@ _NORMAL, _CONTROL = 1, 3
 
 
 def llama(
-    path: Path, *, template: str | None = None, adds_bos: bool = False, context: int = 2048, split: int = 0
+    path: Path,
+    *,
+    template: str | None = None,
+    adds_bos: bool = False,
+    adds_eos: bool = False,
+    pooling: gguf.PoolingType = gguf.PoolingType.NONE,
+    context: int = 2048,
+    split: int = 0,
 ) -> Path:
     """A causal model with grouped attention; `split`: so many tensors a file."""
     writer = _Writer(path, "llama", context, split)
     writer.byte_vocabulary(adds_bos)
+    writer.add_add_eos_token(adds_eos)
+    if pooling is not gguf.PoolingType.NONE:
+        writer.add_pooling_type(pooling)
     if template is not None:
         writer.add_chat_template(template)
     for block in writer.blocks():

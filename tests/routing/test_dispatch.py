@@ -69,6 +69,14 @@ async def test_a_second_crash_is_the_answer(house: Scene) -> None:
     assert len(house.launcher.workers[A.name]) == 2
 
 
+async def test_what_a_worker_hung_over_is_not_tried_on_the_next_one(house: Scene) -> None:
+    house.launcher.scripts[A.name] = [[WorkerCrashed("hung", repeatable=False)], ["Hello"]]
+    with pytest.raises(WorkerCrashed, match="hung"):
+        await words(house)
+    assert len(house.launcher.workers[A.name]) == 1
+    assert leases(house) == 0
+
+
 async def test_a_crash_after_a_word_is_not_retried(house: Scene) -> None:
     house.launcher.scripts[A.name] = [["Hello", WorkerCrashed("gone")]]
     with pytest.raises(WorkerCrashed):

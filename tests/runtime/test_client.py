@@ -108,10 +108,15 @@ def test_merged_deltas_keep_the_last_words_of_the_last() -> None:
     [
         (protocol.Failed("", "invalid", "no such token", "logit_bias"), InvalidRequest, "no such token"),
         (protocol.Failed("", "context_overflow", "", None, 10, 20), ContextOverflow, "10 tokens.*20 tokens"),
+        (
+            protocol.Failed("", "context_overflow", "", "input[1]", 10, 20, 9),
+            ContextOverflow,
+            "input.1.*At most 9",
+        ),
         (protocol.Failed("", "engine", "it broke"), WorkerCrashed, "it broke"),
         (protocol.Failed("", "cancelled", "not by us"), WorkerCrashed, "not by us"),
     ],
-    ids=["invalid", "overflow", "engine", "cancelled"],
+    ids=["invalid", "overflow", "overflow of an input", "engine", "cancelled"],
 )
 async def test_each_kind_of_failure_becomes_its_error(
     failed: protocol.Failed, error: type[Exception], words: str
@@ -128,7 +133,7 @@ async def test_each_kind_of_failure_becomes_its_error(
 
 
 def _rest(failed: protocol.Failed) -> tuple[object, ...]:
-    return failed.kind, failed.message, failed.param, failed.context, failed.prompt_tokens  # type: ignore[return-value]
+    return failed.kind, failed.message, failed.param, failed.context, failed.prompt_tokens, failed.most  # type: ignore[return-value]
 
 
 async def test_an_error_waits_behind_the_text_before_it() -> None:
@@ -221,6 +226,27 @@ async def test_a_worker_that_hangs_is_killed_and_its_requests_end() -> None:
         tasks.create_task(worker.watch(hang_seconds=9, every=0.001, deaf_seconds=0.003))
         with pytest.raises(WorkerCrashed, match="hung: no answer to a ping"):
             await anext(worker.generate(REQUEST))
+
+
+async def test_a_request_over_which_a_worker_hung_is_not_to_be_tried_again() -> None:
+    def answer(process: FakeProcess, command: protocol.Command) -> None:
+        if isinstance(command, protocol.Ping):
+            process.on_event(protocol.Pong(command.id, 1, False, ("1",)))
+
+    process = FakeProcess(answer)
+    worker = client(process)
+    async with asyncio.TaskGroup() as tasks:
+        read, unread = (tasks.create_task(crashed(worker, id)) for id in ("long", "short"))
+        await asyncio.sleep(0)
+        await worker.watch(hang_seconds=0.003, every=0.001, deaf_seconds=9)
+    assert "the same prompt has been read for 0.003 s" in str(read.result())
+    assert (read.result().repeatable, unread.result().repeatable) == (False, True)
+
+
+async def crashed(worker: WorkerClient, id: str) -> WorkerCrashed:
+    with pytest.raises(WorkerCrashed) as caught:
+        await anext(worker.generate(GenerationRequest(id, TextPrompt("x"))))
+    return caught.value
 
 
 async def test_a_worker_that_was_killed_and_does_not_end_serves_nobody_and_keeps_nobody_waiting() -> None:

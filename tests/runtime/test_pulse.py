@@ -100,6 +100,37 @@ def test_a_gateway_that_was_stopped_itself_blames_nobody() -> None:
     assert told.beats(IDLE, 1) == (1, None)
 
 
+def reading(*ids: str) -> protocol.Pong:
+    return protocol.Pong(1, 7, False, ids)
+
+
+def test_a_prompt_that_is_never_read_to_its_end_is_a_hang_and_names_who_waited() -> None:
+    told = clock()
+    assert told.beats(reading("1", "2"), cpu=0.0) == (31, "the same prompt has been read for 30 s")
+    assert told.pulse.hung_over == ("1", "2")
+
+
+def test_a_prompt_that_is_computed_gets_ten_times_as_long() -> None:
+    assert clock().beats(reading("1"), cpu=1.0)[0] in (300, 301, 302)
+
+
+def test_prompts_that_come_and_go_are_no_hang() -> None:
+    told = clock()
+    for number in range(100):
+        assert told.beats(reading(str(number), str(number + 1)), 20)[1] is None
+
+
+def test_a_deaf_worker_hung_over_what_it_had_not_read() -> None:
+    told = clock()
+    told.beats(reading("1"), 1)
+    assert told.beats(None)[0] == 4
+    assert told.pulse.hung_over == ("1",)
+    told = clock()
+    told.beats(reading(), 1)
+    told.beats(None)
+    assert told.pulse.hung_over == ()
+
+
 async def watched(answer: object, cpu_rate: float = 0.0) -> FakeProcess:
     process = FakeProcess(answer)  # type: ignore[arg-type]
     process.cpu_rate = cpu_rate

@@ -52,12 +52,16 @@ class FakeEngine:
     reading: list[tuple[str, int, int]] = field(default_factory=list)
     vector: bytes = b"\0" * 4
     closed: bool = False
+    gates: dict[str, threading.Event] = field(default_factory=dict)
+    """Requests whose prompt is read only once the event is set."""
 
     @property
     def busy(self) -> bool:
         return bool(self.running or self.embeddings or self.broken)
 
     def prepare(self, request: GenerationRequest) -> GenerationRequest:
+        if gate := self.gates.get(request.id):
+            gate.wait(10)
         if self.error is not None:
             raise self.error
         return request

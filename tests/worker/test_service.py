@@ -284,3 +284,34 @@ def test_a_refusal_by_the_engine_is_told_from_a_dry_run_that_failed() -> None:
     with running(dry_run=dry_run) as worker:
         worker.gateway.send(protocol.DryRun("d", "/m.gguf", EngineOptions()))
         assert worker.gateway.next() == protocol.DryRunDone("d", None, "unknown architecture", refused=True)
+
+
+def test_pings_are_answered_and_short_prompts_served_while_a_long_one_is_read() -> None:
+    with loaded() as worker:
+        gate = worker.engine.gates["1"] = threading.Event()
+        worker.gateway.send(generate("1", "x" * 100_000), generate("2"), protocol.Ping(1))
+        seen = worker.gateway.until(lambda event: ends("2", event))
+        if not any(isinstance(event, protocol.Pong) for event in seen):
+            seen = worker.gateway.until(lambda event: isinstance(event, protocol.Pong))
+        (pong,) = [event for event in seen if isinstance(event, protocol.Pong)]
+        assert pong.unread[0] == "1"
+        gate.set()
+        worker.gateway.until(lambda event: ends("1", event))
+        worker.gateway.send(protocol.Ping(2))
+        last = worker.gateway.until(lambda event: isinstance(event, protocol.Pong))[-1]
+    assert isinstance(last, protocol.Pong)
+    assert last.unread == ()
+
+
+def test_a_request_that_is_cancelled_while_its_prompt_is_read_ends_as_cancelled_and_never_runs() -> None:
+    with loaded() as worker:
+        gate = worker.engine.gates["1"] = threading.Event()
+        worker.gateway.send(generate("1"), protocol.Cancel("1"), protocol.Ping(1))
+        seen = worker.gateway.until(lambda event: isinstance(event, protocol.Pong))
+        gate.set()
+        if len(seen) == 1:  # else it was not begun yet
+            seen += worker.gateway.until(lambda event: isinstance(event, protocol.Failed))
+        assert protocol.Failed("1", "cancelled", "cancelled by the gateway") in seen
+        worker.gateway.send(generate("2"))
+        worker.gateway.until(lambda event: ends("2", event))
+        assert worker.engine.steps == 3
