@@ -14,6 +14,7 @@ import gc
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -37,6 +38,7 @@ from router.runtime.spares import Spares
 from router.runtime.weighing import Weighing
 from router.settings import MANY_CORES, Settings, cores
 from router.sizing import devices
+from router.sizing.devices import Device
 from router.sizing.ledger import Ledger
 from router.sizing.meter import Meter
 from router.sizing.thermals import Thermals
@@ -125,9 +127,7 @@ async def _run(
     ready: Callable[[Registry, str], None] | None,
 ) -> str | None:
     """Why it ended, unless it was asked to."""
-    there = devices.detect()
-    launcher.dry_runs.see({device.name: device.uuid for device in there if device.uuid})
-    found = await usable(launcher, there)
+    found = await _devices(launcher)
     ledger = Ledger(settings.cache / "footprints.json")
     meter = launcher.devices = Meter(found)
     weighing = Weighing(launcher, meter, ledger)
@@ -137,15 +137,9 @@ async def _run(
         for room in applied:
             room(registry)
 
-    catalog = Catalog(
-        settings.registry,
-        load=lambda path: loader.load(path, found, settings.cache),
-        refine=Refiner(launcher, ledger).refine,
-        apply=apply,
-        report=lambda outcome, _: metrics.registry_reloads.labels(outcome).inc(),
-    )
+    load = functools.partial(loader.load, devices=found, cache=settings.cache)
+    catalog = _catalog(settings.registry, load, Refiner(launcher, ledger), apply, metrics)
     registry = await catalog.start()
-    metrics.on_scrape(lambda: metrics.broken_models.set(catalog.current.broken))
     check_open(settings, registry)
     async with contextlib.AsyncExitStack() as stack:
         core = Residency(registry.budgets, registry.limits)
@@ -169,6 +163,28 @@ async def _run(
             stack.callback(tasks.create_task(restarted(watch, name), name=name).cancel)
         announce = functools.partial(ready, registry, _url(listener)) if ready else lambda: None
         return await _serve_http(settings, house, listener, ends, announce)
+
+
+def _catalog(
+    path: Path,
+    load: Callable[[Path], Registry],
+    refiner: Refiner,
+    apply: Callable[[Registry], None],
+    metrics: Metrics,
+) -> Catalog:
+    """The registry's catalog, with its outcomes counted."""
+    catalog = Catalog(
+        path, load, refiner.refine, apply, lambda outcome, _: metrics.registry_reloads.labels(outcome).inc()
+    )
+    metrics.on_scrape(lambda: metrics.broken_models.set(catalog.current.broken))
+    return catalog
+
+
+async def _devices(launcher: ProcessLauncher) -> tuple[Device, ...]:
+    """Where models can be; dry runs learn which GPU is meant by which name."""
+    there = devices.detect()
+    launcher.dry_runs.see({device.name: device.uuid for device in there if device.uuid})
+    return await usable(launcher, there)
 
 
 async def _serve_http(

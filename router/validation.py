@@ -69,8 +69,10 @@ def judge(path: Path, cache: Path, say: Say = lambda line: None, seconds: float 
 
 async def _judge(path: Path, cache: Path, say: Say, seconds: float) -> Verdict:
     async with Spares(0) as spares:
-        asked = _Asked(ProcessLauncher(spares, Metrics()), say, seconds)
-        found = await asked.usable(devices.detect())
+        launcher, there = ProcessLauncher(spares, Metrics()), devices.detect()
+        launcher.dry_runs.see({device.name: device.uuid for device in there if device.uuid})
+        asked = _Asked(launcher, say, seconds)
+        found = await asked.usable(there)
         refiner = Refiner(asked, Ledger(cache / "footprints.json"))
         refined: list[Registry] = []
 

@@ -98,6 +98,7 @@ TABLE: dict[type[domain.RouterError], Row] = {
     domain.DoesNotFit: Row(503, _SERVER, "insufficient_vram"),
     domain.DoesNotFitNow: Row(503, _SERVER, "insufficient_vram_now"),
     domain.LoadFailed: Row(503, _SERVER, "model_load_failed"),
+    domain.Unloaded: Row(503, _SERVER, "model_load_failed"),
     domain.ModelRefused: Row(503, _SERVER, "model_load_failed"),
     domain.WorkerCrashed: Row(502, _SERVER, "worker_crashed"),
     domain.WorkerStopped: Row(503, _SERVER, "worker_stopped"),
@@ -129,6 +130,7 @@ _FOR_THE_OPERATOR = frozenset({"setup", "key", "address"})
 UNEXPECTED = Row(500, _SERVER, "internal_error")
 
 FACTS: dict[type[Exception], str] = {
+    domain.Unloaded: "The model was unloaded by an operator while the request waited for it.",
     domain.LoadFailed: "The model cannot be loaded now.",
     domain.WorkerStopped: "The model was stopped before its answer was complete.",
     domain.WorkerCrashed: "The process that answered ended before its answer was complete.",

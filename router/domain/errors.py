@@ -128,6 +128,10 @@ class ModelRefused(LoadFailed):
     """The engine does not run this file with these options: true until one of the three changes."""
 
 
+class Unloaded(LoadFailed):
+    """An operator sent the model away, and those who waited for it."""
+
+
 class WorkerCrashed(Unavailable):
     """
     The process that was serving the request is gone.

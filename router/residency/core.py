@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from router.domain.errors import LoadFailed, ShuttingDown, WorkerCrashed
+from router.domain.errors import LoadFailed, ShuttingDown, Unloaded, WorkerCrashed
 from router.domain.memory import Bytes, fits, left, told
 from router.domain.models import LocalModel
 from router.residency import events, policy
@@ -168,7 +168,9 @@ class Residency(WaitingRoom):
         for waiter in list(tables.waiting.values()):
             if waiter.fingerprint in meant:
                 text = f"{waiter.model.name} was unloaded by an operator."
-                self._refuse(waiter, (LoadFailed, text, policy.SHORTEST_RETRY))
+                self._refuse(waiter, (Unloaded, text, policy.SHORTEST_RETRY))
+        if tables.spilled in meant:
+            tables.spilled = None
         for instance in tables.instances.values():
             if instance.fingerprint in meant:
                 tables.dismissed.add(instance.fingerprint)

@@ -107,6 +107,7 @@ LATER: tuple[Exception, ...] = (
     domain.LeaseTimeout("x", 3),
     domain.LoadFailed("x", 3),
     domain.DoesNotFitNow("x", 3),
+    domain.Unloaded("x", 1),
     domain.ModelBusy("m", 1),
     domain.WorkerCrashed("x", 1),
     domain.WorkerStopped("x", 1),

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from router.domain.errors import LoadFailed, ModelBusy
+from router.domain.errors import LoadFailed, ModelBusy, Unloaded
 from tests.residency.fakes import out_of_memory
 from tests.residency.manager_scene import A, B, House, _outcome, house, now
 from tests.residency.virtual_time import in_virtual_time
@@ -99,7 +99,7 @@ async def test_a_forced_unload_refuses_who_waits_and_stops_the_load() -> None:
             assert home.manager.unload("a", force=True) == 1
             await asyncio.sleep(0.6)
             assert home.launcher.live == {}
-        assert client.result() is LoadFailed
+        assert client.result() is Unloaded
         assert home.manager.view().failed == {}
 
 
@@ -119,7 +119,7 @@ async def test_who_waits_for_memory_or_a_slot_is_a_conflict_too() -> None:
             assert memory.done() and not slot.done()
             assert home.manager.unload(None, force=True) == 1  # it drains: its lease runs on
             assert home.manager.unload("a") == 1  # and may be told so again
-        assert (slot.result(), memory.result()) == (LoadFailed, LoadFailed)
+        assert (slot.result(), memory.result()) == (Unloaded, Unloaded)
 
 
 @in_virtual_time
