@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -62,6 +63,20 @@ class Gateway:
         """pid -> model of every resident worker."""
         running = self.http.get("/running").json()["running"]
         return {entry["pid"]: entry["model"] for entry in running if entry.get("pid")}
+
+    def reason(self, message: str) -> str:
+        """What the log says of the request that an error's message names: clients are told no insides."""
+        (request,) = re.findall(r"under request ([0-9a-f]{32})", message)
+        about: list[str] = []
+
+        def found() -> bool:
+            about[:] = [
+                line for line in self.log.read_text().splitlines() if request in line and "reason" in line
+            ]
+            return bool(about)
+
+        self.until(found)
+        return " ".join(about)
 
     def children(self) -> set[int]:
         return {child.pid for child in psutil.Process(self.process.pid).children(recursive=True)}

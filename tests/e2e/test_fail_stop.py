@@ -65,7 +65,7 @@ def test_an_error_in_the_core_stops_the_gateway_and_nobody_is_left_waiting(tmp_p
             rest = [line.removeprefix("data: ") for line in events]
         assert [answer.status_code for answer in refused] == [503, 503]
         assert {answer.json()["error"]["code"] for answer in refused} == {"shutting_down"}
-        assert json.loads(rest[-1])["error"]["code"] == "worker_crashed"
+        assert json.loads(rest[-1])["error"]["code"] == "worker_stopped"
         assert "[DONE]" not in rest
         assert gateway.process.wait(60) == FAILED
         seen = probing.result()
