@@ -163,24 +163,26 @@ class EventStream(Response):
             await events.put(None)
 
     async def _pass_on(self, events: asyncio.Queue[Event], scope: Scope, receive: Receive, send: Send) -> End:
-        """Send what the source gives, and how it ended."""
-        end = End.DONE
+        """
+        Send what the source gives, and how it ended.
+
+        The end of the response goes out with the last event: a client that has read that may hang up at once.
+        """
         async with asyncio.timeout(None) as limit:
             patiently = self._patient(send, limit)
             while isinstance(event := await events.get(), bytes):
                 await self._begin_if_need_be(patiently)
+                if event == DONE:
+                    await _last(patiently, event)
+                    return End.DONE
                 await _body(patiently, event)
-            if isinstance(event, Exception):
-                if not self._begun:
-                    self._begun = True
-                    await self._refuse(event)(scope, receive, patiently)
-                    return End.REFUSED
-                await self._begin_if_need_be(patiently)
-                await _body(patiently, self._broken(event))
-                end = End.BROKEN
+            if isinstance(event, Exception) and not self._begun:
+                self._begun = True
+                await self._refuse(event)(scope, receive, patiently)
+                return End.REFUSED
             await self._begin_if_need_be(patiently)
-            await patiently({"type": "http.response.body", "body": b"", "more_body": False})
-        return end
+            await _last(patiently, b"" if event is None else self._broken(event))
+        return End.DONE if event is None else End.BROKEN
 
     async def _begin_if_need_be(self, send: Send) -> None:
         """The status line before the first event; if that went out without the facts, they are told now."""
@@ -243,3 +245,7 @@ class _SendFailed(Exception):
 
 def _body(send: Send, chunk: bytes) -> Awaitable[None]:
     return send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+
+def _last(send: Send, chunk: bytes) -> Awaitable[None]:
+    return send({"type": "http.response.body", "body": chunk, "more_body": False})

@@ -162,6 +162,24 @@ async def test_who_goes_in_the_moment_of_the_last_byte_has_left_if_it_did_not_go
     assert outcomes(house) == {("200", "left" if late else "stop"): 1}
 
 
+@pytest.mark.parametrize("script", [LENGTH, ["Hello", WorkerCrashed("gone")]], ids=["good", "broken"])
+async def test_the_end_of_a_stream_goes_out_with_its_last_event(house: Scene, script: list[Any]) -> None:
+    """The openai package reads no further than [DONE] and closes: then nothing may be left to send."""
+    house.launcher.scripts[A.name] = [script]
+    call = house.call("POST", CHAT, chat_body(stream=True))
+    await until(lambda: call.messages and not call.messages[-1].get("more_body", True))
+    last = call.messages[-1]["body"]
+    assert last.startswith(b'data: {"error"' if script is not LENGTH else b"data: [DONE]")
+
+
+async def test_who_hangs_up_at_done_has_the_whole_answer(house: Scene) -> None:
+    async with served(house) as url:
+        for _ in range(8):
+            await leaves_after(url, b"data: [DONE]\n\n")
+        await until(lambda: sum(outcomes(house).values()) == 8)
+    assert outcomes(house) == {("200", "stop"): 8}
+
+
 async def test_a_request_that_we_cut_was_not_left(house: Scene) -> None:
     house.launcher.scripts[A.name] = [["Hello", asyncio.Event()]]
     call = house.call("POST", CHAT, chat_body(stream=True))

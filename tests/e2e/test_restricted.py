@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import itertools
 import re
@@ -243,8 +244,12 @@ async def test_an_error_tells_what_to_do_and_the_log_tells_why(
                 assert secret not in response.text
             request = response.headers["x-request-id"]
             assert request in response.text
-            lines = [line for line in it.gateway.log.read_text().splitlines() if request in line]
-            assert any(inside in line for line in lines)
+            await asyncio.to_thread(it.gateway.until, functools.partial(logged, it.gateway, request, inside))
+
+
+def logged(gateway: Gateway, request: str, words: str) -> bool:
+    """Whether a line about this request has these words; the log is written beside the loop."""
+    return any(request in line and words in line for line in gateway.log.read_text().splitlines())
 
 
 async def test_reasons_are_shown_to_operators_where_they_look(tmp_path: Path) -> None:
