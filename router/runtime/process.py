@@ -136,9 +136,11 @@ class WorkerProcess:
 
     def end(self) -> str:
         """How it ended, for people: the reason or the exit, and its last words."""
+        code = self._process.returncode
         if self.stopped:
-            return "stopped by the gateway"
-        how = self._killed_for or describe_exit(self._process.returncode)
+            at_last = f": {describe_exit(code)}" if code == -signal.SIGKILL else ""
+            return f"stopped by the gateway{at_last}"
+        how = self._killed_for or describe_exit(code)
         return f"{how}; its last words: {self._logs.last}" if self._logs.last else how
 
     def cpu_seconds(self) -> float:

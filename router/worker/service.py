@@ -124,7 +124,7 @@ class Service:
             case protocol.Load():
                 with contextlib.suppress(SandboxMissing):  # the step thread meets the same, and says so
                     self._sandbox.confine(command.path)
-                self._intake.start()  # now: the threads inherit what confines this one
+                self._begin_to_read()
                 self._orders.put(command)
             case protocol.Cancel():
                 if not self._intake.cancel(command.id):
@@ -135,6 +135,14 @@ class Service:
                 self.stop()
             case _:
                 assert_never(command)
+
+    def _begin_to_read(self) -> None:
+        """Now, since the threads inherit what confines this one. Each needs memory for its stack."""
+        try:
+            self._intake.start()
+        except (RuntimeError, MemoryError) as error:
+            self._link.send(protocol.LoadFailed(f"no thread can be started to read prompts: {error}", True))
+            self._end(life.LOAD_FAILED)
 
     def _receive(
         self, request: GenerationRequest | EmbeddingRequest, prepare: Callable[[Engine], Job]

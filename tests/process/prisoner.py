@@ -111,8 +111,9 @@ def main() -> None:
         elif when != "prepare":
             attempt(what)
         backend = Prisoner(echo.script(path), options)
+        engine = Engine(backend)  # asks it for the tokens of a few texts by itself
         backend.plan = what if when == "prepare" else ""
-        return Engine(backend)
+        return engine
 
     kind = backends.Kind("echo", "prisoner", False, load, echo.dry_run)
     backends.backend = lambda name: kind

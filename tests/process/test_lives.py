@@ -112,7 +112,7 @@ async def test_a_process_that_ignores_sigterm_is_killed() -> None:
     async with Spares(0, command=rogue("stubborn")) as spares:
         process = await spares.take()
         await process.stop(grace=0.2)
-        assert process.end() == "killed by SIGKILL"
+        assert process.end() == "stopped by the gateway: killed by SIGKILL"
         assert children() == set()
 
 
