@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from router.api.field_check import FieldCheck
 from router.api.naming import Names, renamed
 from router.api.rates import Rates
 from router.cloud.client import Cloud
@@ -163,6 +164,11 @@ class House:
             reasons = "; ".join(f"{skipped.name}: {skipped.reason}" for skipped in found.skipped)
             raise PolicyRefused(f"Nobody may answer this request for {found.name!r} ({reasons}).", found.name)
         return found
+
+    def check_fields(self, fields: FieldCheck) -> None:
+        """Before a local model is asked. Raises Unsupported; counts what is ignored since nobody knows it."""
+        self.metrics.unknown_fields.labels(fields.endpoint).inc(fields.unknown)
+        fields.refuse()
 
     def _resident(self, candidate: Candidate) -> bool:
         if isinstance(candidate, LocalModel):
