@@ -46,6 +46,9 @@ class Record:
     key: Key | None = None
     """Whose request it is; None when the registry has no keys, and anybody may ask for anything."""
     finish: Finish | None = None
+    code: str | None = None
+    """Of the error that it was answered with, as `param`."""
+    param: str | None = None
     asked: str = ""
     """The name or alias by which it asked."""
     hidden: dict[str, str] = field(default_factory=dict)

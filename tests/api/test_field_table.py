@@ -118,6 +118,17 @@ def test_every_parameter_of_the_official_client_is_in_the_table(gateway: Gateway
             assert resources[endpoint].create(**fields)
 
 
+@pytest.mark.parametrize("endpoint", EVERYWHERE)
+def test_what_no_schema_has_is_ignored_and_counted_without_its_name(
+    gateway: Gateway, endpoint: Endpoint
+) -> None:
+    before = gateway.total("router_unknown_fields_total", route=endpoint)
+    odd = {"enable_magic": True, "router_magic": [{"a": 1}], "": None}
+    assert send(gateway, endpoint, **odd, user="ada")[0] == 200
+    assert gateway.total("router_unknown_fields_total", route=endpoint) == before + 3
+    assert "magic" not in gateway.http.get("/metrics").text
+
+
 def test_what_the_bodies_decode_is_in_the_table_and_the_rest_of_it_is_not_honoured() -> None:
     for endpoint, struct in STRUCTS.items():
         table = TABLE[endpoint]
