@@ -43,11 +43,14 @@ def _without_ours(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_openai(document: dict[str, Any], body: Body) -> dict[str, Any]:
-    """An upstream may know one name of the limit only, and the worst case of what it costs hangs on it."""
+    """llama-server's names of the limit and of the number of answers: what they cost is reckoned by OpenAI's."""
     if document.pop("n_predict", None) is not None and isinstance(body, SamplingBody):
         limit = _limit(body)
         if limit is not None and document.keys().isdisjoint(_LIMITS):
             document["max_tokens"] = limit
+    answers = document.pop("n_cmpl", None)
+    if answers is not None:
+        document.setdefault("n", answers)
     return document
 
 

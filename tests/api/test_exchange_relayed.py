@@ -99,6 +99,8 @@ async def test_a_limit_under_llama_servers_name_holds_at_an_upstream_too(house: 
         assert {body.get("max_tokens"), body.get("max_completion_tokens")} == {sent, None}
     assert (await house.chat("big", n_predict=0)).error["param"] == "n_predict"
     assert (await house.chat("big", n_predict=-1)).status == 200
+    assert (await house.chat("big", n_cmpl=2)).status == 200
+    assert (house.endpoint.seen[-1].body["n"], "n_cmpl" in house.endpoint.seen[-1].body) == (2, False)
 
 
 @pytest.mark.parametrize("stream", [False, True])
