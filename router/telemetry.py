@@ -75,6 +75,10 @@ class Metrics:
         )
         self.registry_reloads = self._counter("router_registry_reloads", "Registry edits seen", "outcome")
         """outcome: applied | refused"""
+        self.unknown_fields = self._counter(
+            "router_unknown_fields", "Fields of requests that no known schema has, ignored", "route"
+        )
+        """route: chat | completions | embeddings"""
         self.log_lines_dropped = self._counter(
             "router_log_lines_dropped", "Log lines that standard error could not take"
         )

@@ -1,7 +1,8 @@
 """
 OpenAI's bodies -> domain requests.
 
-The one rule: no I/O and no waiting; every field is used, refused with its name, or known to be harmless.
+The one rule: no I/O and no waiting; what is not understood is refused by name. Which top-level fields a local model
+cannot honour is `field_check`'s.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from typing import assert_never
 
 import msgspec
 
-from router.api.wire import Body, SamplingBody, check_tokens, given, nothing, refuse_unsupported
+from router.api.field_check import asks_nothing, unsupported
+from router.api.field_kinds import Effect, Field
+from router.api.field_table import MESSAGE_FIELDS
+from router.api.wire import Body, SamplingBody, check_tokens, nothing
 from router.domain.errors import InvalidRequest, Unsupported
 from router.domain.generation import ChatPrompt, Message, Prompt, TextPrompt, TokenPrompt
 
@@ -21,6 +25,7 @@ MAX_PROMPTS = 64
 MAX_TOKENS = 2**19
 """Token ids of one prompt."""
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
+_REFUSED: tuple[Field, ...] = tuple(field for field in MESSAGE_FIELDS if field.effect is Effect.REFUSED)
 
 
 class Part(msgspec.Struct):
@@ -33,20 +38,13 @@ class Turn(msgspec.Struct):
     content: str | list[Part] | None = None
     name: str | None = None
     tool_calls: msgspec.Raw = msgspec.field(default_factory=nothing)
-
-
-class TypeOnly(msgspec.Struct):
-    type: str | None = None
+    function_call: msgspec.Raw = msgspec.field(default_factory=nothing)
+    audio: msgspec.Raw = msgspec.field(default_factory=nothing)
+    refusal: msgspec.Raw = msgspec.field(default_factory=nothing)
 
 
 class ChatBody(SamplingBody, kw_only=True):
     messages: list[Turn] | None = None
-    logprobs: bool | None = None
-    top_logprobs: int | None = None
-    tools: msgspec.Raw = msgspec.field(default_factory=nothing)
-    tool_choice: msgspec.Raw = msgspec.field(default_factory=nothing)
-    functions: msgspec.Raw = msgspec.field(default_factory=nothing)
-    response_format: TypeOnly | None = None
 
     def prompts(self) -> tuple[Prompt, ...]:
         """Always one. Raises InvalidRequest, also for what is not supported yet."""
@@ -54,34 +52,23 @@ class ChatBody(SamplingBody, kw_only=True):
 
     def prompt(self) -> ChatPrompt:
         """Raises InvalidRequest, also for what is not supported yet."""
-        refuse_unsupported(self)
-        self._refuse_unsupported()
         if not self.messages:
             raise InvalidRequest("'messages' must hold at least one message.", "messages")
         return ChatPrompt(tuple(_message(turn, f"messages[{i}]") for i, turn in enumerate(self.messages)))
 
-    def _refuse_unsupported(self) -> None:
-        if given(self.tools) and bytes(self.tool_choice).strip() != b'"none"':
-            raise Unsupported("tools are not supported yet", "tools")
-        if given(self.functions):
-            raise Unsupported("functions are not supported yet", "functions")
-        if self.logprobs:
-            raise Unsupported("logprobs are not supported yet", "logprobs")
-        if self.top_logprobs:
-            raise Unsupported("top_logprobs are not supported yet", "top_logprobs")
-        kind = self.response_format.type if self.response_format else None
-        if kind is not None and kind != "text":
-            raise Unsupported(f"response_format {kind[:40]!r} is not supported yet", "response_format")
-
 
 def _message(turn: Turn, where: str) -> Message:
     role = _ROLES.get(turn.role)
+    if turn.role == "function":
+        raise Unsupported("Messages of functions are not supported by local models.", f"{where}.role")
     if role is None:
         raise InvalidRequest(
             f"{where}.role: {turn.role[:40]!r} is not one of {', '.join(_ROLES)}.", f"{where}.role"
         )
-    if given(turn.tool_calls):
-        raise Unsupported("tools are not supported yet", f"{where}.tool_calls")
+    for field in _REFUSED:
+        value = getattr(turn, field.name)
+        if value is not nothing() and not asks_nothing(field, value):  # of thousands of messages few have it
+            raise unsupported(field, f"{where}.{field.name}")
     if turn.content is None and role != "assistant":
         raise InvalidRequest(f"{where}.content is missing.", f"{where}.content")
     return Message(role, _text(turn.content, where), turn.name)
@@ -109,19 +96,9 @@ def _part(part: Part, where: str) -> str:
 
 class CompletionBody(SamplingBody, kw_only=True):
     prompt: str | list[str | int | list[int]] | None = None
-    echo: bool | None = None
-    suffix: str | None = None
-    best_of: int | None = None
-    logprobs: bool | int | None = None
 
     def prompts(self) -> tuple[Prompt, ...]:
-        """One prompt for each answer. Raises InvalidRequest, also for what is not supported yet."""
-        refuse_unsupported(self)
-        for name in ("echo", "suffix", "logprobs"):
-            if getattr(self, name):
-                raise Unsupported(f"'{name}' is not supported yet.", name)
-        if self.best_of not in (None, 1):
-            raise Unsupported("'best_of' is not supported: it must be 1.", "best_of")
+        """One prompt for each answer. Raises InvalidRequest."""
         if self.prompt is None:
             raise InvalidRequest("'prompt' is missing.", "prompt")
         return tuple(_prompt(p) for p in _several(self.prompt, "prompt", MAX_PROMPTS))

@@ -10,14 +10,16 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from router.api import dialect, wire
+from router.api import dialect, field_check, wire
 from router.api.answers import embedding_list
 from router.api.body import receive
 from router.api.exchange import COST, facts
+from router.api.field_check import FieldCheck
 from router.api.house import House, Record
 from router.api.passing import passed_on, stays
 from router.api.patience import Patience, patience
@@ -34,41 +36,42 @@ from router.routing.plan import Plan
 
 
 async def embeddings(request: Request, house: House, record: Record) -> Response:
-    plan, body, call = await _asked(request, house, record)
+    asked = await _asked(request, house, record)
     waits = patience(request.headers, house.catalog.current.limits)
-    return await while_connected(request.receive, _answered(house, record, plan, body, call, waits))
+    return await while_connected(request.receive, _answered(house, record, asked, waits))
 
 
-async def _asked(
-    request: Request, house: House, record: Record
-) -> tuple[Plan, dialect.EmbeddingBody, Callable[[], CloudCall]]:
+@dataclass(frozen=True, slots=True)
+class _Question:
+    plan: Plan
+    body: dialect.EmbeddingBody
+    fields: FieldCheck
+    call: Callable[[], CloudCall]
+
+
+async def _asked(request: Request, house: House, record: Record) -> _Question:
     raw = await receive(request)
     body = wire.decode(raw, dialect.EmbeddingBody)
     plan = house.plan(body.model_name(), wishes(request.headers, body), record)
-    return plan, body, passed_on("embeddings", raw, body, record) if plan.leaves else stays
+    call = passed_on("embeddings", raw, body, record) if plan.leaves else stays
+    return _Question(plan, body, field_check.check(raw, "embeddings"), call)
 
 
-async def _answered(
-    house: House,
-    record: Record,
-    plan: Plan,
-    body: dialect.EmbeddingBody,
-    call: Callable[[], CloudCall],
-    waits: Patience,
-) -> Response:
+async def _answered(house: House, record: Record, question: _Question, waits: Patience) -> Response:
     @contextlib.asynccontextmanager
     async def local(model: LocalModel) -> AsyncIterator[EmbeddingAnswer]:
-        asked = EmbeddingRequest(f"embd-{uuid.uuid4().hex}", body.inputs())
+        house.check_fields(question.fields)
+        asked = EmbeddingRequest(f"embd-{uuid.uuid4().hex}", question.body.inputs())
         yield await house.dispatcher.embed(model, asked, waits.wait, waits.priority(model))
 
-    async with house.journeys.open(plan, Asked(local, call)) as answer:
+    async with house.journeys.open(question.plan, Asked(local, question.call)) as answer:
         if isinstance(answer, Relayed):
             record.model, record.finish = answer.served_by, "stop"
             told = facts(answer, house.served_by(answer.served_by, record))
             relayed = house.relayed(answer.answer.body, answer.served_by, record)
             headers = {**told, COST: usd(answer.answer.cost or 0)}
             return Response(relayed, headers=headers, media_type="application/json")
-        return _own(answer, house, record, body)
+        return _own(answer, house, record, question.body)
 
 
 def _own(answer: EmbeddingAnswer, house: House, record: Record, body: dialect.EmbeddingBody) -> Response:

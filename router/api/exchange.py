@@ -87,8 +87,10 @@ class Exchange:
             commit=settings.commit_seconds,
             pause=settings.comment_seconds,
             waiting=self._waiting,
-            refuse=lambda error: errors.response(self._noted(error), self.record.id, self.record.hidden),
-            broken=lambda error: errors.event(self._noted(error), self.record.id, self.record.hidden),
+            refuse=lambda error: errors.response(
+                note(error, self.record), self.record.id, self.record.hidden
+            ),
+            broken=lambda error: errors.event(note(error, self.record), self.record.id, self.record.hidden),
             facts=lambda: self.facts,
             ended=self._ended,
         )
@@ -216,10 +218,6 @@ class Exchange:
     def _reason(self) -> FinishReason:
         return FinishReason.LENGTH if self.finish == "length" else FinishReason.STOP
 
-    def _noted(self, error: Exception) -> Exception:
-        note(error, self.record)
-        return error
-
     def _ended(self, end: End) -> None:
         match end:
             case End.DONE:
@@ -238,12 +236,17 @@ def facts(answer: Answer | EmbeddingAnswer | Relayed, served_by: str) -> dict[st
     return dict(zip(FACTS, values, strict=True))
 
 
-def note(error: Exception, record: Record) -> None:
-    """Log what nobody expected, and what the client is not told; the rest it is told, and it is counted."""
+def note(error: Exception, record: Record) -> Exception:
+    """
+    The same error, remembered for the access log's line of the request. It gets a line of its own if nobody expected it
+    or the client is not told all of it.
+    """
+    record.code, record.param = errors.row(error).code, getattr(error, "param", None)
     if not isinstance(error, RouterError):
         log.error("unexpected error", request=record.id, exc_info=error)
     elif reason := errors.inside(error):
         log.warning("a request failed", request=record.id, model=record.model, reason=reason)
+    return error
 
 
 def _events_of(answer: CloudAnswer) -> AsyncIterator[bytes]:

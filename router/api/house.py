@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from router.api.field_check import FieldCheck
 from router.api.naming import Names, renamed
 from router.api.rates import Rates
 from router.cloud.client import Cloud
@@ -45,6 +46,9 @@ class Record:
     key: Key | None = None
     """Whose request it is; None when the registry has no keys, and anybody may ask for anything."""
     finish: Finish | None = None
+    code: str | None = None
+    """Of the error that it was answered with, as `param`."""
+    param: str | None = None
     asked: str = ""
     """The name or alias by which it asked."""
     hidden: dict[str, str] = field(default_factory=dict)
@@ -163,6 +167,11 @@ class House:
             reasons = "; ".join(f"{skipped.name}: {skipped.reason}" for skipped in found.skipped)
             raise PolicyRefused(f"Nobody may answer this request for {found.name!r} ({reasons}).", found.name)
         return found
+
+    def check_fields(self, fields: FieldCheck) -> None:
+        """Before a local model is asked. Raises Unsupported; counts what is ignored since nobody knows it."""
+        self.metrics.unknown_fields.labels(fields.endpoint).inc(fields.unknown)
+        fields.refuse()
 
     def _resident(self, candidate: Candidate) -> bool:
         if isinstance(candidate, LocalModel):

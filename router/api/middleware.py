@@ -121,6 +121,7 @@ class Outermost:
             key=record.key.name if record.key else None,
             finish=record.finish,
             ms=round(seconds * 1000, 1),
+            **_error(record, status),
         )
 
     def _count(self, scope: Scope, record: Record, status: int) -> None:
@@ -129,6 +130,13 @@ class Outermost:
             model = record.model or "unknown"
             self._house.metrics.requests.labels(model, str(status), record.finish or "error").inc()
             self._house.metrics.route_requests.labels(route, str(status)).inc()
+
+
+def _error(record: Record, status: int) -> dict[str, str | None]:
+    """Of an error: its code and the field at fault, both perhaps an upstream's words; None where it has none."""
+    if status < 400 and record.code is None:
+        return {}
+    return {"code": record.code and record.code[:100], "param": record.param and record.param[:100]}
 
 
 class _Wire:

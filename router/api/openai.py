@@ -15,10 +15,11 @@ from typing import Literal
 from starlette.requests import Request
 from starlette.responses import Response
 
-from router.api import dialect, wire
+from router.api import dialect, field_check, wire
 from router.api.answers import ChatWriter, TextWriter, Writer
 from router.api.body import receive
 from router.api.exchange import Exchange, Question
+from router.api.field_kinds import Endpoint
 from router.api.house import House, Record
 from router.api.passing import passed_on, stays
 from router.api.patience import patience
@@ -33,13 +34,14 @@ class Kind:
     """One of the endpoints that generate."""
 
     body: type[dialect.ChatBody | dialect.CompletionBody]
+    endpoint: Endpoint
     path: Literal["chat/completions", "completions"]
     writer: type[Writer]
     prefix: str
 
 
-CHAT = Kind(dialect.ChatBody, "chat/completions", ChatWriter, "chatcmpl")
-COMPLETIONS = Kind(dialect.CompletionBody, "completions", TextWriter, "cmpl")
+CHAT = Kind(dialect.ChatBody, "chat", "chat/completions", ChatWriter, "chatcmpl")
+COMPLETIONS = Kind(dialect.CompletionBody, "completions", "completions", TextWriter, "cmpl")
 
 
 async def chat(request: Request, house: House, record: Record) -> Response:
@@ -56,20 +58,26 @@ async def _exchange(request: Request, house: House, record: Record, kind: Kind) 
     """The bytes of the body live on only if they may have to be passed on."""
     raw = await receive(request)
     body = wire.decode(raw, kind.body)
+    fields = field_check.check(raw, kind.endpoint)
     plan = house.plan(body.model_name(), wishes(request.headers, body), record)
     waits = patience(request.headers, house.catalog.current.limits)
     call = passed_on(kind.path, raw, body, record) if plan.leaves else stays
-    return Exchange(house, record, plan, _question(body, kind, call), waits, bool(body.stream))
+    question = _question(body, kind, call, lambda: house.check_fields(fields))
+    return Exchange(house, record, plan, question, waits, bool(body.stream))
 
 
 def _question(
-    body: dialect.ChatBody | dialect.CompletionBody, kind: Kind, call: Callable[[], CloudCall]
+    body: dialect.ChatBody | dialect.CompletionBody,
+    kind: Kind,
+    call: Callable[[], CloudCall],
+    check: Callable[[], None],
 ) -> Question:
     # Not the client's request id: two requests may come with the same one.
     id = f"{kind.prefix}-{uuid.uuid4().hex}"
     created = int(time.time())
 
     def requests(model: LocalModel) -> tuple[GenerationRequest, ...]:
+        check()
         prompts, sampling = body.prompts(), wire.sampling(body, model.params)
         fields = _fields(kind, len(prompts))
         caches = body.cache_prompt is not False

@@ -1,7 +1,8 @@
 """
 The table of routes as an OpenAPI document, for generators and fuzzers.
 
-The one rule: derived, never written by hand twice: paths from the table, bodies from what decodes them.
+The one rule: derived, never written by hand twice: paths from the table, bodies from what decodes them and from
+the table of fields.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from starlette.responses import Response
 
 from router import __version__
 from router.api import dialect, wire
+from router.api.field_table import TABLE
 
 _BODIES: dict[str, type[wire.Body]] = {
     "chat": dialect.ChatBody,
@@ -37,6 +39,10 @@ def document(table: Mapping[str, Mapping[str, Callable[..., Any]]]) -> dict[str,
         schema_hook=_hook,
         ref_template="#/components/schemas/{name}",
     )
+    for endpoint, fields in TABLE.items():
+        described = schemas[_BODIES[endpoint].__name__]["properties"]
+        for name, field in fields.items():
+            described.setdefault(name, {"description": f"{field.effect.value}. {field.note}".strip()})
     paths = {
         re.sub(r"\{(\w+):path\}", r"{\1}", path): {
             method.lower(): _operation(path, handler) for method, handler in methods.items()

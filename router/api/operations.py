@@ -18,6 +18,7 @@ from router.api import errors, sse, wire
 from router.api.body import read
 from router.api.entries import entry
 from router.api.errors import NotAllowed
+from router.api.exchange import note
 from router.api.house import House, Record
 from router.api.naming import Names
 from router.api.sse import EventStream
@@ -118,8 +119,8 @@ async def changes(request: Request, house: House, record: Record) -> Response:
         commit=0,
         pause=settings.comment_seconds,
         waiting=lambda: "no change",
-        refuse=lambda error: errors.response(error, record.id, record.hidden),
-        broken=lambda error: errors.event(error, record.id, record.hidden),
+        refuse=lambda error: errors.response(note(error, record), record.id, record.hidden),
+        broken=lambda error: errors.event(note(error, record), record.id, record.hidden),
     )
 
 

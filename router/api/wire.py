@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from router.domain.errors import InvalidRequest, Unsupported
+from router.domain.errors import InvalidRequest
 from router.domain.generation import SamplingParams
 from router.domain.models import SamplingDefaults
 
@@ -21,6 +21,8 @@ MAX_BIASES = 1024
 _BIAS_BYTES = 64
 """Of one bias, with room for spaces."""
 MAX_TOKEN = 2**31 - 1
+ENDLESS = -1
+"""Of `n_predict`: as many tokens as there is room for."""
 
 _HIGH, _LOW = rb"\\u[dD][89abAB][0-9a-fA-F]{2}", rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 _LONE = (re.compile(_HIGH + rb"(?!" + _LOW + rb")"), re.compile(_LOW + rb"(?<!" + _HIGH + _LOW + rb")"))
@@ -35,9 +37,12 @@ UNREADABLE = (RecursionError, UnicodeDecodeError, msgspec.DecodeError)
 """What decoding raises. Fields that are skipped or left as bytes are not looked into before, not even for UTF-8."""
 
 
+_NOTHING = msgspec.Raw(b"null")
+
+
 def nothing() -> msgspec.Raw:
-    """A field that is not there. What is refused or rare is left as bytes: decoding it may cost a lot."""
-    return msgspec.Raw(b"null")
+    """A field that is not there, always the same. What is rare is left as bytes: decoding it may cost a lot."""
+    return _NOTHING
 
 
 class ModelName:
@@ -81,19 +86,18 @@ class SamplingBody(Body, kw_only=True):
     top_k: int | None = None
     min_p: float | None = None
     repeat_penalty: float | None = None
+    repetition_penalty: float | None = None
     repeat_last_n: int | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     seed: int | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
+    n_predict: int | None = None
     stop: str | list[str] | None = None
     logit_bias: msgspec.Raw = msgspec.field(default_factory=nothing)
     ignore_eos: bool | None = None
     cache_prompt: bool | None = None
-    n: int | None = None
-    grammar: str | None = None
-    json_schema: msgspec.Raw = msgspec.field(default_factory=nothing)
     reasoning_effort: msgspec.Raw = msgspec.field(default_factory=nothing)
 
     def wants_usage(self) -> bool:
@@ -186,26 +190,32 @@ _RANGES: dict[str, tuple[float, float]] = {
     "top_k": (-1, MAX_TOKEN),
     "min_p": (0, 1),
     "repeat_penalty": (0.01, 10),
-    "repeat_last_n": (0, 65536),
+    "repetition_penalty": (0.01, 10),
+    "repeat_last_n": (-1, 65536),
     "presence_penalty": (-2, 2),
     "frequency_penalty": (-2, 2),
     "seed": (-(2**63), 2**63 - 1),
     "max_tokens": (1, 2**63 - 1),
     "max_completion_tokens": (1, 2**63 - 1),
+    "n_predict": (1, 2**63 - 1),
 }
+_UNBOUNDED = {"n_predict": ENDLESS}
 
 
 def sampling(body: SamplingBody, defaults: SamplingDefaults) -> SamplingParams:
     """The request's values over the model's `params` over our own defaults. Raises InvalidRequest."""
     for name, (least, most) in _RANGES.items():
         value = getattr(body, name)
-        if value is not None and not least <= value <= most:
+        if value is not None and value != _UNBOUNDED.get(name) and not least <= value <= most:
             raise InvalidRequest(f"'{name}' must be between {least} and {most}, not {_short(value)}.", name)
     said: dict[str, Any] = {n: v for n, v in msgspec.structs.asdict(defaults).items() if v is not None}
+    _override(said, "repeat_penalty", body.repetition_penalty)
     for name in ("temperature", "top_p", "min_p", "repeat_penalty", "repeat_last_n", "presence_penalty"):
         _override(said, name, getattr(body, name))
     _override(said, "frequency_penalty", body.frequency_penalty)
     _override(said, "top_k", None if body.top_k is None else max(0, body.top_k))
+    if body.n_predict is not None:
+        said["max_tokens"] = None if body.n_predict == ENDLESS else body.n_predict
     _override(said, "max_tokens", body.max_tokens)
     _override(said, "max_tokens", body.max_completion_tokens)
     _override(said, "stop", _stops(body.stop))
@@ -217,16 +227,6 @@ def sampling(body: SamplingBody, defaults: SamplingDefaults) -> SamplingParams:
     if said.get("max_tokens") is not None:
         said["max_tokens"] = min(said["max_tokens"], MAX_TOKEN)
     return SamplingParams(**said)
-
-
-def refuse_unsupported(body: SamplingBody) -> None:
-    """What would change the answer and cannot be done is refused, not ignored. Raises InvalidRequest."""
-    if body.n not in (None, 1):
-        raise Unsupported("Only one answer a request is supported: 'n' must be 1.", "n")
-    if body.grammar:
-        raise Unsupported("'grammar' is not supported yet.", "grammar")
-    if given(body.json_schema):
-        raise Unsupported("'json_schema' is not supported yet.", "json_schema")
 
 
 def check_tokens(tokens: Sequence[int], param: str) -> tuple[int, ...]:

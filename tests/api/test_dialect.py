@@ -64,7 +64,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:"}}
             "messages[1].content[1]",
         ),
         ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content[0].text"),
-        ([{"role": "assistant", "tool_calls": [{"id": "x"}]}], "messages[0].tool_calls"),
+        ([{"role": "function", "name": "f", "content": "42"}], "messages[0].role"),
     ],
     ids=str,
 )
@@ -79,38 +79,6 @@ def test_content_of_a_wrong_type_is_refused(content: Any) -> None:
     with pytest.raises(InvalidRequest) as refused:
         chat(messages=[{"role": "user", "content": content}])
     assert (refused.value.param or "").startswith("messages")
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("tools", [{"type": "function"}]),
-        ("functions", [{"name": "x"}]),
-        ("logprobs", True),
-        ("top_logprobs", 3),
-        ("response_format", {"type": "json_object"}),
-        ("n", 2),
-    ],
-)
-def test_what_chat_cannot_do_yet_is_refused_by_name(field: str, value: Any) -> None:
-    with pytest.raises(InvalidRequest, match=field) as refused:
-        chat(**{field: value}).prompt()
-    assert refused.value.param == field
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"tools": []},
-        {"tools": [{"type": "function"}], "tool_choice": "none"},
-        {"logprobs": False, "top_logprobs": 0},
-        {"response_format": {"type": "text"}},
-        {"n": 1, "user": "x", "cache_prompt": True, "reasoning_effort": "low"},
-    ],
-    ids=str,
-)
-def test_harmless_fields_are_taken(fields: dict[str, Any]) -> None:
-    assert chat(**fields).prompt().messages == (Message("user", "Hi"),)
 
 
 @pytest.mark.parametrize(
@@ -138,17 +106,6 @@ def test_a_bad_prompt_is_refused(prompt: Any) -> None:
     with pytest.raises(InvalidRequest) as refused:
         completion(prompt=prompt).prompts()
     assert refused.value.param == "prompt"
-
-
-@pytest.mark.parametrize(
-    ("field", "value"), [("echo", True), ("suffix", "x"), ("best_of", 2), ("logprobs", 1)]
-)
-def test_what_completions_cannot_do_is_refused_by_name(field: str, value: Any) -> None:
-    with pytest.raises(InvalidRequest) as refused:
-        completion(**{field: value}).prompts()
-    assert refused.value.param == field
-    trivial = {"echo": False, "suffix": "", "best_of": 1, "logprobs": 0}
-    assert completion(**trivial).prompts() == (TextPrompt("Hi"),)
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,41 @@ async def test_a_model_that_says_never_falls_back_to_nobody(house: Split) -> Non
     assert house.endpoint.seen == []
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"structured_outputs": {"regex": "a+"}},
+        {"reasoning_effort": "none"},
+        {"chat_template_kwargs": {"enable_thinking": False}},
+        {"logprobs": True, "top_logprobs": 2},
+        {"response_format": {"type": "json_object"}, "future": [1]},
+        {"messages": [{"role": "function", "name": "f", "content": "42"}]},
+    ],
+    ids=lambda field: next(iter(field)),
+)
+async def test_a_field_that_only_local_models_refuse_reaches_the_upstream_as_it_is(
+    house: Split, field: dict[str, object]
+) -> None:
+    call = await house.chat("chat", **field)
+    assert (call.status, call.headers["x-router-served-by"]) == (200, "big")
+    assert field.items() <= house.endpoint.seen[0].body.items()
+    refused = await house.chat("inside", **field)
+    assert refused.status == 400 and refused.error["param"].split("[")[0] in field
+    assert house.scene.total("router_fallbacks_total", reason="unsupported") >= 1
+
+
+async def test_a_limit_under_llama_servers_name_holds_at_an_upstream_too(house: Split) -> None:
+    for said, sent in ({"n_predict": 7}, 7), ({"n_predict": 7, "max_tokens": 5}, 5):
+        assert (await house.chat("big", **said)).status == 200
+        body = house.endpoint.seen[-1].body
+        assert "n_predict" not in body
+        assert {body.get("max_tokens"), body.get("max_completion_tokens")} == {sent, None}
+    assert (await house.chat("big", n_predict=0)).error["param"] == "n_predict"
+    assert (await house.chat("big", n_predict=-1)).status == 200
+    assert (await house.chat("big", n_cmpl=2)).status == 200
+    assert (house.endpoint.seen[-1].body["n"], "n_cmpl" in house.endpoint.seen[-1].body) == (2, False)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_what_local_models_cannot_do_goes_to_the_upstream_of_the_route(
     house: Split, stream: bool

@@ -25,6 +25,7 @@ def test_every_row_is_described() -> None:
     assert described == table
     chat = DOCUMENT["components"]["schemas"]["ChatBody"]["properties"]
     assert {"model", "messages", "temperature", "stream"} <= chat.keys()
+    assert chat["n"]["description"] == "refused. One answer a request."
 
 
 async def test_it_is_served() -> None:

@@ -17,7 +17,6 @@ from router.api.wire import (
     check_tokens,
     decode,
     decode_field,
-    refuse_unsupported,
     sampling,
 )
 from router.domain.errors import InvalidRequest
@@ -108,7 +107,8 @@ def test_unknown_fields_are_ignored() -> None:
         ("top_k", -2),
         ("min_p", 1.1),
         ("repeat_penalty", 0),
-        ("repeat_last_n", -1),
+        ("repetition_penalty", 0),
+        ("repeat_last_n", -2),
         ("presence_penalty", 2.1),
         ("frequency_penalty", -2.1),
         ("seed", 2**63),
@@ -116,6 +116,8 @@ def test_unknown_fields_are_ignored() -> None:
         ("max_tokens", -1),
         ("max_tokens", 10**400),
         ("max_completion_tokens", 0),
+        ("n_predict", 0),
+        ("n_predict", -2),
         ("stop", ["x"] * 17),
         ("stop", "x" * 1025),
         ("logit_bias", {"a": 1}),
@@ -162,7 +164,7 @@ def test_an_empty_stop_string_means_none(stop: object, meant: tuple[str, ...]) -
 )
 def test_half_a_character_is_named(text: str, half: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        decode(b'{"grammar": "' + text.encode() + b'"}', SamplingBody)
+        decode(b'{"stop": "' + text.encode() + b'"}', SamplingBody)
     assert f"not valid JSON: {half} is a lone surrogate" in refused.value.message
     with pytest.raises(InvalidRequest, match=r"'x' is not valid JSON: \\u.* is a lone surrogate"):
         decode_field(msgspec.Raw(b'"' + text.encode() + b'"'), str, "x")
@@ -216,13 +218,15 @@ def test_an_empty_stop_string_stops_nothing() -> None:
     assert asked(stop="").stop == ()
 
 
-@pytest.mark.parametrize(
-    ("field", "value"), [("n", 2), ("n", 0), ("grammar", "root ::= x"), ("json_schema", {"a": 1})]
-)
-def test_what_cannot_be_done_yet_is_refused_and_not_ignored(field: str, value: Any) -> None:
-    with pytest.raises(InvalidRequest) as refused:
-        refuse_unsupported(decode(json.dumps({field: value}).encode(), SamplingBody))
-    assert refused.value.param == field
+def test_an_alias_is_the_field_unless_that_is_there_itself() -> None:
+    assert asked(repetition_penalty=1.2).repeat_penalty == 1.2
+    assert asked(repetition_penalty=1.2, repeat_penalty=1.1).repeat_penalty == 1.1
+    assert asked(n_predict=5).max_tokens == 5
+    assert asked(n_predict=5, max_tokens=3).max_tokens == 3
+    assert asked(n_predict=None).max_tokens is None
+    bounded = SamplingDefaults(max_tokens=7)
+    assert sampling(decode(b'{"n_predict": -1}', SamplingBody), bounded).max_tokens is None
+    assert asked(repeat_last_n=-1).repeat_last_n == -1
 
 
 @pytest.mark.parametrize("tokens", [[], [-1], [2**31], [10**40]])

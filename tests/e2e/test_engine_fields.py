@@ -67,6 +67,14 @@ def test_fields_at_their_edges(gateway: Gateway) -> None:
     assert (len(texts), cached) == (1, {0})
 
 
+def test_an_alias_does_what_its_field_does(gateway: Gateway) -> None:
+    loop = {"prompt": "one two one two one two one two", "temperature": 0, "max_tokens": 16}
+    penalised = said(gateway, **loop, repeat_penalty=1.8)
+    assert said(gateway, **loop, repetition_penalty=1.8) == penalised != said(gateway, **loop)
+    usage = complete(gateway, n_predict=3, ignore_eos=True)["usage"]
+    assert isinstance(usage, dict) and usage["completion_tokens"] == 3
+
+
 def test_a_prompt_of_exactly_the_context_says_what_would_fit(gateway: Gateway) -> None:
     assert complete(gateway, [1] * (CONTEXT - 1), max_tokens=1)["status"] == 200
     error = complete(gateway, [1] * CONTEXT)["error"]
