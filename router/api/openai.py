@@ -59,11 +59,14 @@ async def _exchange(request: Request, house: House, record: Record, kind: Kind) 
     plan = house.plan(body.model_name(), wishes(request.headers, body), record)
     waits = patience(request.headers, house.catalog.current.limits)
     call = passed_on(kind.path, raw, body, record) if plan.leaves else stays
-    return Exchange(house, record, plan, _question(body, kind, call), waits, bool(body.stream))
+    return Exchange(house, record, plan, _question(body, kind, call, record.tenant), waits, bool(body.stream))
 
 
 def _question(
-    body: dialect.ChatBody | dialect.CompletionBody, kind: Kind, call: Callable[[], CloudCall]
+    body: dialect.ChatBody | dialect.CompletionBody,
+    kind: Kind,
+    call: Callable[[], CloudCall],
+    tenant: str,
 ) -> Question:
     # Not the client's request id: two requests may come with the same one.
     id = f"{kind.prefix}-{uuid.uuid4().hex}"
@@ -74,7 +77,7 @@ def _question(
         fields = _fields(kind, len(prompts))
         caches = body.cache_prompt is not False
         return tuple(
-            GenerationRequest(f"{id}-{n}", prompt, sampling, field, caches)
+            GenerationRequest(f"{id}-{n}", prompt, sampling, field, caches, tenant)
             for n, (prompt, field) in enumerate(zip(prompts, fields, strict=True))
         )
 
