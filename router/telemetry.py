@@ -258,13 +258,26 @@ def configure_logging(level: str = "info", json: bool | None = None) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: Any = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
+    renderer: Any = structlog.processors.JSONRenderer() if as_json else _for_people
     structlog.configure(
         processors=[*shared, functools.partial(_rendered, renderer)],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+def _for_people(log: Any, method: str, facts: MutableMapping[str, Any]) -> str:
+    """A line for a terminal, that no client can colour, move or forge: what cannot be printed is escaped."""
+    for name, value in facts.items():
+        if isinstance(value, str) and not value.isprintable():
+            kept = "\n\t" if name == "exception" else ""
+            facts[name] = "".join(c if c.isprintable() or c in kept else _escaped(c) for c in value)
+    return str(structlog.dev.ConsoleRenderer()(log, method, facts))
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def _rendered(renderer: Any, log: Any, method: str, facts: MutableMapping[str, Any]) -> str:

@@ -45,6 +45,8 @@ class Record:
     """What the registry calls whoever was asked for, and then whoever answers; never a client's word."""
     key: Key | None = None
     """Whose request it is; None when the registry has no keys, and anybody may ask for anything."""
+    tenant: str = ""
+    """Whose prompts may be told from being cached already (see `tenants`); one for all where there are no keys."""
     finish: Finish | None = None
     code: str | None = None
     """Of the error that it was answered with, as `param`."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from router.api import errors, origins
+from router.api import errors, origins, tenants
 from router.api.errors import BadKey, BodyTooLarge, BodyTooSlow
 from router.api.exchange import note
 from router.api.house import House, Record
@@ -204,6 +204,8 @@ class Guard:
                 self._check_page(scope)
             elif scope["path"] not in OPEN_PATHS:
                 record_of(scope).key = _key(scope, keys)
+            record = record_of(scope)
+            record.tenant = tenants.tenant(record.key, header(scope, tenants.HEADER))
         await self._app(scope, receive, send)
 
     def _check_page(self, scope: Scope) -> None:

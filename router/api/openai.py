@@ -62,7 +62,7 @@ async def _exchange(request: Request, house: House, record: Record, kind: Kind) 
     plan = house.plan(body.model_name(), wishes(request.headers, body), record)
     waits = patience(request.headers, house.catalog.current.limits)
     call = passed_on(kind.path, raw, body, record) if plan.leaves else stays
-    question = _question(body, kind, call, lambda: house.check_fields(fields))
+    question = _question(body, kind, call, lambda: house.check_fields(fields), record.tenant)
     return Exchange(house, record, plan, question, waits, bool(body.stream))
 
 
@@ -71,6 +71,7 @@ def _question(
     kind: Kind,
     call: Callable[[], CloudCall],
     check: Callable[[], None],
+    tenant: str,
 ) -> Question:
     # Not the client's request id: two requests may come with the same one.
     id = f"{kind.prefix}-{uuid.uuid4().hex}"
@@ -82,7 +83,7 @@ def _question(
         fields = _fields(kind, len(prompts))
         caches = body.cache_prompt is not False
         return tuple(
-            GenerationRequest(f"{id}-{n}", prompt, sampling, field, caches)
+            GenerationRequest(f"{id}-{n}", prompt, sampling, field, caches, tenant)
             for n, (prompt, field) in enumerate(zip(prompts, fields, strict=True))
         )
 

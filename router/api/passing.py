@@ -29,6 +29,7 @@ def passed_on(path: Path, raw: bytes, body: Body, record: Record) -> Callable[[]
             stream=isinstance(body, SamplingBody) and bool(body.stream),
             max_tokens=_limit(body),
             caller=record.key.name if record.key else None,
+            tenant=record.tenant,
         )
 
     return call

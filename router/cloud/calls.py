@@ -33,6 +33,8 @@ class CloudCall:
     """What the answer may have, as the client said; None = the upstream's `max_tokens`."""
     caller: str | None = None
     """Name of the client's key, for its budget; None where there are no keys."""
+    tenant: str = ""
+    """Opaque; told to peers, which see one key for all clients of this gateway."""
     private: bool = False
     """`cloud: never`: no byte of it may leave, whoever asks. Refused here even if every rule above failed."""
 

@@ -140,7 +140,9 @@ class Line:
                 request.method,
                 # To the very address that was judged; certificate and Host are those of the name.
                 _at(url, address),
-                headers=outgoing.headers(url.netloc.decode(), key, request.stream, self.upstream.peer),
+                headers=outgoing.headers(
+                    url.netloc.decode(), key, request.stream, self.upstream.peer, request.tenant
+                ),
                 content=request.body,
                 extensions=self._extensions(url, watch, len(addresses) - number),
             )

@@ -47,6 +47,8 @@ class Outgoing(msgspec.Struct, frozen=True):
     """How many answers it gets."""
     echoed: int = 0
     """Bytes of prompts that come back in front of them, at most."""
+    tenant: str = ""
+    """Of this gateway's client, for a peer."""
 
     def __repr__(self) -> str:
         return f"Outgoing({self.method} {self.path}, {len(self.body)} bytes, stream={self.stream})"
@@ -67,7 +69,7 @@ def compose(upstream: Upstream, call: CloudCall) -> Outgoing:
         worst = upstream.cost(prompt * _prompts_sent(body), limit * _generated(body))
         if worst > MOST_MICRO:
             raise InvalidRequest("The request could cost more than can be reckoned with.", "max_tokens")
-    ready = Outgoing("POST", call.path, written, call.stream, drops_usage, worst)
+    ready = Outgoing("POST", call.path, written, call.stream, drops_usage, worst, tenant=call.tenant)
     binds = upstream.price is not None or call.max_tokens is not None
     return _expecting(ready, body, limit if binds else None)
 
@@ -88,8 +90,13 @@ def _expecting(request: Outgoing, body: Mapping[str, Any], limit: int | None) ->
 LIST_MODELS = Outgoing("GET", "models", b"", stream=False)
 
 
-def headers(host: str, key: str | None, stream: bool, peer: bool = False) -> list[tuple[str, str]]:
-    """All headers of a request but its length. A peer answers by itself, else two could ask each other for ever."""
+def headers(
+    host: str, key: str | None, stream: bool, peer: bool = False, tenant: str = ""
+) -> list[tuple[str, str]]:
+    """
+    All headers of a request but its length. A peer answers by itself, else two could ask each other for ever, and
+    keeps apart what it caches of our clients, of whom it sees one key.
+    """
     written = [
         ("host", host),
         ("user-agent", f"router/{__version__}"),
@@ -100,6 +107,8 @@ def headers(host: str, key: str | None, stream: bool, peer: bool = False) -> lis
     ]
     if peer:
         written.append(("x-router-local-only", "true"))
+        if tenant:
+            written.append(("x-router-tenant", tenant))
     return [*written, ("authorization", f"Bearer {key}")] if key else written
 
 

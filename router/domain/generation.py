@@ -63,6 +63,8 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     """Where the prompt stands in the client's JSON: messages, prompt, or one of several such as `prompt[2]`."""
     cache_prompt: bool = True
     """False: the slot begins empty, whatever it holds, so that a seed gives the same text each time."""
+    tenant: str = ""
+    """Whose request it is, an opaque id. What a slot holds of another tenant is never reused."""
 
 
 OnPrompt = Callable[[float], None]

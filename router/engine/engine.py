@@ -175,7 +175,7 @@ class Engine:
         room = self.facts.context - len(prompt)
         limit = room if params.max_tokens is None else min(params.max_tokens, room)
         seed = self._random_seed() if params.seed is None else params.seed
-        return Sequence(request.id, prompt, params, seed, limit, request.cache_prompt)
+        return Sequence(request.id, prompt, params, seed, limit, request.cache_prompt, request.tenant)
 
     def prepare_embedding(self, request: EmbeddingRequest) -> EmbeddingJob:
         """From any one thread. Raises InvalidRequest, ContextOverflow."""

@@ -21,6 +21,8 @@ class Slot:
         self.index = index
         self.length = 0
         self.busy = False
+        self.tenant = ""
+        """Whose tokens these are."""
         self.last_used = 0
         self._cells = np.zeros(context, np.int32)
 
@@ -58,11 +60,12 @@ class KvCache:
     def busy(self) -> int:
         return sum(slot.busy for slot in self.slots)
 
-    def take(self, prompt: Tokens) -> tuple[Slot, int] | None:
+    def take(self, prompt: Tokens, tenant: str = "") -> tuple[Slot, int] | None:
         """
         A free slot, now busy, and how many tokens of the prompt it holds already; None if all are busy.
 
-        The last token of the prompt is never counted: it must be computed to know what follows it.
+        The last token of the prompt is never counted: it must be computed to know what follows it. Tokens of another
+        tenant count as none: usage and time of the first token would tell what somebody else asked.
         """
         free = sorted(
             (slot for slot in self.slots if not slot.busy), key=lambda s: (s.length > 0, s.last_used)
@@ -71,13 +74,14 @@ class KvCache:
             return None
         usable = prompt[: max(0, len(prompt) - 1)]
         oldest = self._joining(free) or free[0]
-        held = {slot.index: slot.common_prefix(usable) for slot in free}
+        held = {slot.index: slot.common_prefix(usable) if slot.tenant == tenant else 0 for slot in free}
         best = max(free, key=lambda slot: held[slot.index])
         spared = held[best.index] - held[oldest.index]
         lost = best.length - held[best.index]
         # A shared greeting of 30 tokens is no reason to overwrite somebody's long conversation.
         chosen = best if spared > 0 and 2 * spared >= lost else oldest
         chosen.busy = True
+        chosen.tenant = tenant
         return chosen, held[chosen.index]
 
     def _joining(self, free: list[Slot]) -> Slot | None:

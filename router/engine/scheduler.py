@@ -52,7 +52,7 @@ class Scheduler:
         if not self._waiting:
             return None
         job = self._waiting[0]
-        taken = self.cache.take(job.prompt if isinstance(job, Sequence) and job.reuses else _NO_PROMPT)
+        taken = self.cache.take(*_reusable(job))
         if taken is None:
             return None
         self._waiting.popleft()
@@ -103,3 +103,10 @@ class Scheduler:
         if job is not None and job.slot is not None:
             self.cache.release(job.slot)
         return job
+
+
+def _reusable(job: Job) -> tuple[Tokens, str]:
+    """The tokens that a slot may hold already, and whose they have to be."""
+    if isinstance(job, Sequence):
+        return (job.prompt if job.reuses else _NO_PROMPT), job.tenant
+    return _NO_PROMPT, ""

@@ -32,6 +32,7 @@ class Sequence:
         seed: int,
         limit: int,
         reuses: bool = True,
+        tenant: str = "",
     ) -> None:
         self.id = id
         self.prompt = prompt
@@ -39,6 +40,7 @@ class Sequence:
         self.seed = seed
         self.limit = limit
         self.reuses = reuses
+        self.tenant = tenant
         self.slot: Slot | None = None
         self.sampler: Sampler | None = None
         self.cached = 0

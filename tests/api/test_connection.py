@@ -113,6 +113,28 @@ def post(body: object, *headers: str) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + raw
 
 
+@pytest.mark.parametrize("stays", [True, False])
+async def test_who_stops_sending_is_answered_and_who_goes_is_found(stays: bool) -> None:
+    async with scene() as house, served(house) as url, asyncio.timeout(20):
+        gate = asyncio.Event()
+        house.launcher.scripts[A.name] = [[gate, "Hello"]]
+        address = urllib.parse.urlsplit(url)
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        writer.write(post(chat_body()))
+        while not any(w.running for w in house.launcher.workers.get(A.name, ())):
+            await asyncio.sleep(0.01)
+        writer.write_eof()
+        if stays:
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            gate.set()
+            assert b"Hello" in await reader.read()
+        else:
+            writer.close()
+            while not house.total("router_requests_total", finish="left"):
+                await asyncio.sleep(0.01)
+        writer.close()
+
+
 async def test_headers_of_any_size_are_not_kept() -> None:
     status, body = await asked(GET + b"x-big: " + b"a" * 70_000)
     assert (status, body["error"]["code"]) == (431, "headers_too_large")

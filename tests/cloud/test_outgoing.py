@@ -63,6 +63,15 @@ def test_headers_are_literals_and_the_operators_key() -> None:
     assert "authorization" not in dict(outgoing.headers("host:1", None, stream=False))
 
 
+def test_a_peer_and_nobody_else_is_told_whose_request_it_is() -> None:
+    made = outgoing.compose(FREE, CloudCall("chat/completions", HELLO, tenant="t1"))
+    assert made.tenant == "t1"
+    told = dict(outgoing.headers("host:1", None, stream=False, peer=True, tenant="t1"))
+    assert told["x-router-tenant"] == "t1"
+    assert "x-router-tenant" not in dict(outgoing.headers("host:1", None, stream=False, peer=True))
+    assert "x-router-tenant" not in dict(outgoing.headers("host:1", None, stream=False, tenant="t1"))
+
+
 def test_a_peer_is_told_to_ask_nobody_else() -> None:
     assert "x-router-local-only" not in dict(outgoing.headers("host:1", None, stream=False))
     assert dict(outgoing.headers("host:1", None, stream=False, peer=True))["x-router-local-only"] == "true"

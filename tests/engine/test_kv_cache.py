@@ -126,3 +126,24 @@ def test_what_is_found_in_a_slot_is_really_the_beginning_of_the_prompt(prompts):
         slot.length = cached
         slot.append(tokens(prompt)[cached:])
         cache.release(slot)
+
+
+def test_what_another_tenant_left_is_worth_nothing():
+    cache = KvCache(slots=1, context=100)
+    prompt = tokens("a secret question")
+    slot, _ = cache.take(prompt, "one")
+    slot.append(prompt)
+    cache.release(slot)
+    slot, cached = cache.take(prompt, "two")
+    assert (slot.index, cached) == (0, 0)
+
+
+def test_a_slot_of_ones_own_is_found_beside_equal_ones_of_others():
+    cache = KvCache(slots=3, context=100)
+    prompt = tokens("a common question")
+    for tenant in ("one", "two", "three"):
+        slot, _ = cache.take(prompt, tenant)
+        slot.append(prompt)
+        cache.release(slot)
+    slot, cached = cache.take(prompt, "two")
+    assert (slot.index, cached) == (1, len(prompt) - 1)
