@@ -9,6 +9,7 @@ from router.domain.errors import (
     DoesNotFit,
     LoadFailed,
     ShuttingDown,
+    Unloaded,
     WorkerCrashed,
 )
 from router.domain.models import Limits
@@ -280,7 +281,7 @@ def test_an_operators_unload_gives_up_an_operators_load_but_not_a_clients() -> N
         house(A, C)
         << LeaseRequested(0, 1, A, reason="operator") >> [start("a#1", A, "operator")]
         << LeaseRequested(0, 2, C) >> [start("c#2", C, "request")]
-        << UnloadRequested(1, None) >> [Refused(1, LoadFailed), StopWorker("a#1", "requested")]
+        << UnloadRequested(1, None) >> [Refused(1, Unloaded), StopWorker("a#1", "requested")]
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import asyncio
 import msgspec
 import pytest
 
-from router.domain.errors import LoadFailed
+from router.domain.errors import Unloaded
 from router.domain.models import LocalModel
 from router.residency import policy
 from router.residency.events import (
@@ -100,7 +100,7 @@ def test_any_name_unloads() -> None:
 def test_an_unload_by_one_name_gives_up_an_operators_load_by_another() -> None:
     play = house(A, named("twin"))
     play << LeaseRequested(0, 1, A, reason="operator") >> [start("a#1", A, "operator")]
-    play << UnloadRequested(1, "twin") >> [Refused(1, LoadFailed), StopWorker("a#1", "requested")]
+    play << UnloadRequested(1, "twin") >> [Refused(1, Unloaded), StopWorker("a#1", "requested")]
 
 
 @pytest.mark.parametrize("name", ["a", "twin"])
