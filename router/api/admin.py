@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -15,6 +16,7 @@ from router.api import wire
 from router.api.errors import NotAllowed
 from router.api.house import House, Record
 from router.domain.errors import InvalidRequest
+from router.domain.models import LocalModel
 from router.registry.loader import Registry
 
 _FORCE = {"": True, "1": True, "true": True, "0": False, "false": False}
@@ -37,7 +39,8 @@ def _forced(request: Request) -> bool:
 
 
 def _outcome(before: Registry, after: Registry) -> dict[str, Any]:
-    """What changed, by names of models."""
+    """What changed, by names of models. What was measured since the last reading is no change."""
+    before, after = _as_written(before), _as_written(after)
     return {
         "outcome": "unchanged" if after == before else "applied",
         "added": [name for name in after.models if name not in before.models],
@@ -46,3 +49,11 @@ def _outcome(before: Registry, after: Registry) -> dict[str, Any]:
         "broken": {n: model.problem for n, model in after.models.items() if model.problem is not None},
         "warnings": list(after.warnings),
     }
+
+
+def _as_written(registry: Registry) -> Registry:
+    def unmeasured(model: LocalModel) -> LocalModel:
+        placements = tuple(msgspec.structs.replace(way, measured={}) for way in model.placements)
+        return msgspec.structs.replace(model, placements=placements)
+
+    return registry.with_models({name: unmeasured(model) for name, model in registry.models.items()})

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from router.domain.errors import RegistryInvalid
+from router.domain.models import Footprint
 from router.registry.loader import Key
 from tests.scene import A, B, Scene, registry, scene
 
@@ -36,6 +37,15 @@ async def test_a_reading_says_what_changed(house: Scene) -> None:
         "broken": {"c": "no such file"},
         "warnings": [],
     }
+
+
+async def test_what_was_measured_meanwhile_is_no_change(house: Scene) -> None:
+    (way,) = A.placements
+    measured = msgspec.structs.replace(way, measured={"host": Footprint(weights=5)})
+    known = msgspec.structs.replace(A, placements=(measured,))
+    house.house.catalog.next = registry(known, B)  # type: ignore[attr-defined]
+    call = await house.ask("POST", "/admin/reload")
+    assert (call.json["outcome"], call.json["changed"]) == ("unchanged", [])
 
 
 async def test_what_is_refused_is_told_with_its_lines(house: Scene) -> None:
