@@ -20,9 +20,11 @@ _PASSED = re.compile(
     r"|LLAMA_(CACHE|CPP_LIB_PATH)|OPENBLAS_(CORETYPE|L2_SIZE)"
     r"|(GGML|OMP|GOMP|KMP)_[A-Z0-9_]+"
 )
+_BINDING = frozenset({"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY"})
+"""They bind threads to processors by the threads' own numbers, which the sandbox cannot tell from other processes'."""
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
 
 
 def reaches_workers(name: str) -> bool:
     """Whether a worker sees the variable of this name, if it is set."""
-    return _PASSED.fullmatch(name) is not None and _SECRET.search(name) is None
+    return _PASSED.fullmatch(name) is not None and name not in _BINDING and _SECRET.search(name) is None

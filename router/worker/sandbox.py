@@ -215,7 +215,8 @@ def _tasks() -> int:
 
 def _seccomp(gpu: bool) -> bool:
     no_new_privs()
-    seccomp.enter(sockets=gpu and (Path(_MPS).exists() or "CUDA_MPS_PIPE_DIRECTORY" in os.environ))
+    served = gpu and (Path(_MPS).exists() or "CUDA_MPS_PIPE_DIRECTORY" in os.environ)
+    seccomp.enter(sockets=served, driver=gpu)
     return seccomp.holds()
 
 

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 
 # Linux' own headers: asm/unistd_64.h and asm-generic/unistd.h. Nothing that CUDA, OpenMP or Python uses is here.
 _X86_64 = {
+    "shmget": 29, "shmat": 30, "shmctl": 31, "semget": 64, "semop": 65, "semctl": 66, "msgget": 68, "msgsnd": 69,
+    "msgrcv": 70, "msgctl": 71, "semtimedop": 220, "mq_open": 240, "mq_unlink": 241, "mq_timedsend": 242,
+    "mq_timedreceive": 243, "mq_notify": 244, "mq_getsetattr": 245,
     "socketpair": 53, "fork": 57, "vfork": 58, "chmod": 90, "fchmod": 91, "chown": 92, "fchown": 93, "lchown": 94,
     "utime": 132, "setpriority": 141, "setxattr": 188, "lsetxattr": 189, "fsetxattr": 190, "removexattr": 197,
     "lremovexattr": 198, "fremovexattr": 199, "tkill": 200, "utimes": 235, "ioprio_set": 251, "fchownat": 260,
@@ -31,6 +34,9 @@ _X86_64 = {
     "execveat": 322, "userfaultfd": 323,
 }  # fmt: skip
 _AARCH64 = {
+    "mq_open": 180, "mq_unlink": 181, "mq_timedsend": 182, "mq_timedreceive": 183, "mq_notify": 184,
+    "mq_getsetattr": 185, "msgget": 186, "msgctl": 187, "msgrcv": 188, "msgsnd": 189, "semget": 190, "semctl": 191,
+    "semtimedop": 192, "semop": 193, "shmget": 194, "shmctl": 195, "shmat": 196,
     "setxattr": 5, "lsetxattr": 6, "fsetxattr": 7, "removexattr": 14, "lremovexattr": 15, "fremovexattr": 16,
     "ioprio_set": 30, "fchmod": 52, "fchmodat": 53, "fchownat": 54, "fchown": 55, "utimensat": 88, "tkill": 130,
     "setpriority": 140, "socketpair": 199,
@@ -69,6 +75,18 @@ _TO_OTHERS = {
 }
 """Denied, but for a worker that has to reach the driver's own server through a socket."""
 
+_MEMORY = {
+    "x86_64": {"memfd_create": 319, "memfd_secret": 447},
+    "aarch64": {"memfd_create": 279, "memfd_secret": 447},
+}
+"""Denied, but for a driver: memory that no limit of a process counts."""
+_COMMANDS = {
+    "x86_64": {"ioctl": 16, "fcntl": 72},
+    "aarch64": {"fcntl": 25, "ioctl": 29},
+}
+_OWNING = {"fcntl": (8, 10, 15), "ioctl": (0x5412, 0x8901, 0x8902)}
+"""Refused as second arguments: F_SETOWN, F_SETSIG, F_SETOWN_EX; TIOCSTI, FIOSETOWN, SIOCSPGRP. They signal others."""
+
 _CLONE3 = 435
 """Its flags lie in memory, where no filter can look; told that it does not exist, libc falls back to clone."""
 _NEW_NAMESPACES = 0x7E020000
@@ -88,6 +106,9 @@ class Machine:
     of_itself: dict[str, int]
     signals: dict[str, int]
     to_others: dict[str, int]
+    memory: dict[str, int]
+    commands: dict[str, int]
+    mmap: int
     socket: int
     clone: int
     seccomp: int
@@ -100,30 +121,38 @@ MACHINES = {
         _OF_ITSELF[name],
         _SIGNALS[name],
         _TO_OTHERS[name],
+        _MEMORY[name],
+        _COMMANDS[name],
+        mmap,
         socket,
         clone,
         seccomp,
     )
-    for name, audit, denied, socket, clone, seccomp in (
-        ("x86_64", 0xC000003E, _X86_64, 41, 56, 317),
-        ("aarch64", 0xC00000B7, _AARCH64, 198, 220, 277),
+    for name, audit, denied, mmap, socket, clone, seccomp in (
+        ("x86_64", 0xC000003E, _X86_64, 9, 41, 56, 317),
+        ("aarch64", 0xC00000B7, _AARCH64, 222, 198, 220, 277),
     )
 }
 
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data; low word, little-endian
+_NUMBER, _ARCHITECTURE = 0, 4  # offsets in struct seccomp_data
+_FIRST_ARGUMENT, _SECOND_ARGUMENT, _FOURTH_ARGUMENT = 16, 24, 40  # their low words, little-endian
+_MAP_SHARED, _MAP_ANONYMOUS = 0x01, 0x20
 _AF_UNIX = 1
 _SET_MODE_FILTER, _TSYNC = 1, 1
 
 
-def program(machine: Machine, pid: int, sockets: bool = False) -> bytes:
+def program(machine: Machine, pid: int, sockets: bool = False, driver: bool = False) -> bytes:
     """
     The filter in classic BPF: EPERM for what is denied, EAFNOSUPPORT for sockets.
 
-    `pid`: the process that it is for. `sockets`: it may use AF_UNIX, and connect to what has a path.
+    `pid`: the process that it is for. `sockets`: it may use AF_UNIX, and connect to what has a path. `driver`: it may
+    have shared memory without a file, as a GPU's driver does.
     """
-    denied = set(machine.denied.values()) | (set() if sockets else set(machine.to_others.values()))
+    denied = set(machine.denied.values())
+    denied |= set() if sockets else set(machine.to_others.values())
+    denied |= set() if driver else set(machine.memory.values())
     return b"".join(
         (
             _code(_LOAD, 0, 0, _ARCHITECTURE),
@@ -138,6 +167,8 @@ def program(machine: Machine, pid: int, sockets: bool = False) -> bytes:
                 for number in sorted(machine.of_itself.values())
             ),
             *(_if_number(number, _only(errno.EPERM, pid)) for number in sorted(machine.signals.values())),
+            *(_if_number(number, _not_second(_OWNING[name])) for name, number in machine.commands.items()),
+            b"" if driver else _if_number(machine.mmap, _no_shared_memory()),
             _if_number(_CLONE3, _refuse(errno.ENOSYS)),
             _if_number(machine.socket, _only(errno.EAFNOSUPPORT, *((_AF_UNIX,) if sockets else ()))),
             _if_number(machine.clone, _threads_only()),
@@ -164,6 +195,25 @@ def _only(error: int, *values: int) -> bytes:
     return _code(_LOAD, 0, 0, _FIRST_ARGUMENT) + found + _refuse(error)
 
 
+def _not_second(values: tuple[int, ...]) -> bytes:
+    """Refuse where the second argument is one of these."""
+    found = b"".join(_code(_JUMP_EQUAL, 0, 1, value) + _refuse(errno.EPERM) for value in values)
+    return _code(_LOAD, 0, 0, _SECOND_ARGUMENT) + found + _allow()
+
+
+def _no_shared_memory() -> bytes:
+    """Of mmap: nothing that is shared and lies in no file, since no limit of the process counts it."""
+    return b"".join(
+        (
+            _code(_LOAD, 0, 0, _FOURTH_ARGUMENT),
+            _code(_JUMP_SET, 0, 2, _MAP_ANONYMOUS),
+            _code(_JUMP_SET, 0, 1, _MAP_SHARED),
+            _refuse(errno.EPERM),
+            _allow(),
+        )
+    )
+
+
 def _threads_only() -> bytes:
     """Of clone: threads of this process, in its own namespaces."""
     return b"".join(
@@ -186,16 +236,16 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_char_p))
 
 
-def enter(sockets: bool = False) -> None:
+def enter(sockets: bool = False, driver: bool = False) -> None:
     """
     Put every thread of this process under the filter, for good. no_new_privs must be set before.
 
-    `sockets`: see `program`. Raises OSError: no such filter for this processor, or none in this kernel.
+    `sockets`, `driver`: see `program`. Raises OSError: no such filter for this processor, or none in this kernel.
     """
     machine = MACHINES.get(platform.machine())
     if machine is None:
         raise OSError(errno.ENOSYS, f"no filter for {platform.machine()}")
-    code = program(machine, os.getpid(), sockets)
+    code = program(machine, os.getpid(), sockets, driver)
     told = _Program(len(code) // 8, code)
     libc = ctypes.CDLL(None, use_errno=True)
     failed = libc.syscall(machine.seccomp, _SET_MODE_FILTER, _TSYNC, ctypes.byref(told))

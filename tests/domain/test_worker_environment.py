@@ -26,6 +26,7 @@ def test_what_libraries_and_drivers_read_passes(name: str) -> None:
     [
         "ROUTER_BIG_AUTH", "ROUTER_CACHE", "PYTHON_BIG", "PYTHONSTARTUP", "CUDA_BIG", "NVIDIA_BIG", "LLAMA_BIG", "MKL_BIG",
         "OPENBLAS_BIG", "GGML_API_KEY", "OMP_AUTH", "PATHOLOGY", "MY_PATH", "path", "http_proxy", "",
+        "OMP_PROC_BIND", "GOMP_CPU_AFFINITY",
     ],
 )  # fmt: skip
 def test_nothing_else_does_however_it_begins(name: str) -> None:

@@ -38,6 +38,6 @@ def test_no_worker_sees_a_key_whatever_it_is_called(tmp_path: Path, monkeypatch:
 def test_an_edit_that_keeps_a_key_where_workers_look_is_refused(tmp_path: Path) -> None:
     registry = write_registry(tmp_path / "registry.yaml", MODELS)
     with running(registry, tmp_path, "--backend", "echo") as gateway:
-        gateway.edit(cloud={"big": upstream("OMP_PLACES")})
-        gateway.eventually("worker processes see OMP_PLACES: keep the key in a variable of another name")
+        gateway.edit(cloud={"big": upstream("OMP_SCHEDULE")})
+        gateway.eventually("worker processes see OMP_SCHEDULE: keep the key in a variable of another name")
         assert gateway.http.get("/readyz").json()["registry_edit_refused"]

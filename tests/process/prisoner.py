@@ -2,7 +2,8 @@
 A worker whose engine was taken over: loading or preparing, it does what the first argument says.
 
     open:PATH | connect:PORT | unix:PATH | chmod:PATH | chown:PATH | times:PATH | attribute:PATH   by the thread that loads
-    ptrace | exec | kill | limits | priority | affinity | fork | memory                            likewise
+    ptrace | exec | kill | owner | limits | priority | affinity | fork                              likewise
+    memory | shared | file | segment                                                                likewise
     prepare,open:PATH ...   by the thread that reads requests
     early,open:PATH ...     by a thread that was there before the sandbox
 """
@@ -10,6 +11,8 @@ A worker whose engine was taken over: loading or preparing, it does what the fir
 from __future__ import annotations
 
 import ctypes
+import fcntl
+import mmap
 import os
 import resource
 import socket
@@ -47,6 +50,10 @@ def attempt(what: str) -> None:
         "affinity": lambda: os.sched_setaffinity(gateway, os.sched_getaffinity(gateway)),
         "fork": _fork,
         "memory": lambda: bytearray(3 * 2**30),
+        "shared": lambda: mmap.mmap(-1, 3 * 2**30),
+        "file": lambda: os.close(os.memfd_create("m")),
+        "segment": _segment,
+        "owner": lambda: fcntl.fcntl(0, fcntl.F_SETOWN, gateway),
     }
     if kind:
         attempts[kind]()
@@ -55,6 +62,13 @@ def attempt(what: str) -> None:
 def _connect(path: str) -> None:
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(path)
+
+
+def _segment() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if (made := libc.shmget(0, 4096, 0o1600)) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    libc.shmctl(made, 0, None)  # IPC_RMID
 
 
 def _fork() -> None:

@@ -65,7 +65,7 @@ async def test_a_worker_connects_to_nobody(port: int) -> None:
 
 
 @needs_filter
-@pytest.mark.parametrize("attempt", ["limits", "priority", "affinity", "kill", "fork"])
+@pytest.mark.parametrize("attempt", ["limits", "priority", "affinity", "kill", "owner", "fork"])
 async def test_a_worker_has_no_hold_on_its_gateway_and_no_children(attempt: str) -> None:
     with pytest.raises(LoadFailed, match="Operation not permitted"):
         await serve(attempt, "seccomp")
@@ -103,6 +103,14 @@ async def test_a_worker_takes_no_more_memory_than_its_model_explains() -> None:
         await serve("memory", "rlimits")
     assert failed.value.out_of_memory
     assert await serve("memory", "off") == "hello"
+
+
+@needs_filter
+@pytest.mark.parametrize("attempt", ["shared", "file", "segment"])
+async def test_a_worker_has_no_memory_that_the_bound_does_not_count(attempt: str) -> None:
+    with pytest.raises(LoadFailed, match="Operation not permitted"):
+        await serve(attempt, "seccomp")
+    assert await serve(attempt, "off") == "hello"
 
 
 @needs_landlock

@@ -39,11 +39,13 @@ def test_both_processors_are_denied_the_same_but_for_what_only_one_has() -> None
     assert x86.of_itself.keys() == arm.of_itself.keys()
     assert x86.signals.keys() == arm.signals.keys()
     assert x86.to_others.keys() == arm.to_others.keys()
+    assert x86.memory.keys() == arm.memory.keys()
+    assert x86.commands.keys() == arm.commands.keys()
 
 
-def run(code: bytes, audit: int, number: int, argument: int = 0) -> int:
+def run(code: bytes, audit: int, number: int, *arguments: int) -> int:
     """What the kernel's machine would answer: the five instructions that the filter is made of."""
-    data = struct.pack("<IIQQ", number, audit, 0, argument)
+    data = struct.pack("<IIQ6Q", number, audit, 0, *arguments, *(0,) * (6 - len(arguments)))
     at = accumulator = 0
     while True:
         operation, yes, no, value = struct.unpack_from("=HBBI", code, at * 8)
@@ -70,7 +72,7 @@ def test_the_program_refuses_what_is_listed_and_nothing_else(machine: seccomp.Ma
     code = seccomp.program(machine, PID)
     by_argument = {*machine.of_itself.values(), *machine.signals.values()}
     special = {machine.socket, machine.clone, 435}
-    denied = {*machine.denied.values(), *machine.to_others.values()}
+    denied = {*machine.denied.values(), *machine.to_others.values(), *machine.memory.values()}
     for number in set(range(500)) - special - by_argument:
         assert run(code, machine.audit, number) == (DENIED if number in denied else ALLOWED), number
     families = {run(code, machine.audit, machine.socket, family) for family in (1, 2, 10, 16, 17, 40)}
@@ -96,6 +98,26 @@ def test_some_calls_reach_only_the_process_itself(machine: seccomp.Machine) -> N
 
 
 @pytest.mark.parametrize("machine", seccomp.MACHINES.values(), ids=seccomp.MACHINES)
+def test_no_signal_is_sent_by_way_of_a_file_s_owner(machine: seccomp.Machine) -> None:
+    code = seccomp.program(machine, PID)
+    for command in (8, 10, 15):
+        assert run(code, machine.audit, machine.commands["fcntl"], 5, command, 1) == DENIED
+    for command in (0x8901, 0x8902):
+        assert run(code, machine.audit, machine.commands["ioctl"], 5, command) == DENIED
+    assert run(code, machine.audit, machine.commands["fcntl"], 5, 4) == ALLOWED  # F_SETFL
+    assert run(code, machine.audit, machine.commands["ioctl"], 5, 0xC020462A) == ALLOWED  # a driver's
+
+
+@pytest.mark.parametrize("machine", seccomp.MACHINES.values(), ids=seccomp.MACHINES)
+def test_memory_that_no_limit_counts_is_for_drivers_only(machine: seccomp.Machine) -> None:
+    code, driver = seccomp.program(machine, PID), seccomp.program(machine, PID, driver=True)
+    for flags, answer in ((0x21, DENIED), (0x23, DENIED), (0x22, ALLOWED), (0x01, ALLOWED), (0x02, ALLOWED)):
+        assert run(code, machine.audit, machine.mmap, 0, 4096, 3, flags) == answer
+    assert run(driver, machine.audit, machine.mmap, 0, 4096, 3, 0x21) == ALLOWED
+    assert {run(driver, machine.audit, number) for number in machine.memory.values()} == {ALLOWED}
+
+
+@pytest.mark.parametrize("machine", seccomp.MACHINES.values(), ids=seccomp.MACHINES)
 def test_a_driver_that_listens_on_a_socket_can_be_reached_and_no_network(machine: seccomp.Machine) -> None:
     code = seccomp.program(machine, PID, sockets=True)
     assert run(code, machine.audit, machine.socket, 1) == ALLOWED
@@ -110,14 +132,16 @@ import ctypes
 libc = ctypes.CDLL(None, use_errno=True)
 {ENTER}
 here = seccomp.MACHINES["{HERE}"]
-for name, number in (here.denied | here.of_itself | here.signals | here.to_others).items():
+for name, number in (here.denied | here.of_itself | here.signals | here.to_others | here.memory).items():
     answer = libc.syscall(number, -1, -1, -1, -1, -1)
     print(name, answer, ctypes.get_errno())
 """
     answers = printed(script)
     assert [line for line in answers if not line.endswith(" -1 1")] == []
     here = seccomp.MACHINES[HERE]
-    assert len(answers) == sum(map(len, (here.denied, here.of_itself, here.signals, here.to_others)))
+    assert len(answers) == sum(
+        map(len, (here.denied, here.of_itself, here.signals, here.to_others, here.memory))
+    )
 
 
 @needs_filter
