@@ -19,7 +19,6 @@ _ITEM = re.compile(r"^- (Kind|Siblings|Tests): ((?:.+\n?)+?)(?=^- |\Z)", re.MULT
 _TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
 ROWS = {row: body.strip() + "\n" for row, _, body in _ROW.findall(TEXT)}
-ROWS = {row: body for row, body in ROWS.items() if body != "open\n"}
 
 
 @functools.cache

@@ -23,6 +23,7 @@ from router.api import errors, origins, tenants
 from router.api.errors import BadKey, BodyTooLarge, BodyTooSlow
 from router.api.exchange import note
 from router.api.house import House, Record
+from router.api.memory_release import MemoryRelease
 from router.api.sse import ClientLeft
 from router.domain.errors import InvalidRequest, QueueFull, RouterError
 from router.registry.loader import Key
@@ -261,6 +262,7 @@ class BodyLimit:
         self._most = most
         self._in_all = in_all
         self._held = 0
+        self._release = MemoryRelease(lambda: self._held)
         self._seconds = seconds
         self._clock = clock
 
@@ -286,6 +288,7 @@ class BodyLimit:
             await self._app(scope, limited, send)
         finally:
             self._held -= body.seen
+            self._release.ended(body.seen)
 
     def _take(self, body: _Incoming, message: Message) -> None:
         size = len(message.get("body", b""))
