@@ -40,8 +40,9 @@ class Tally:
 
     def note(self, facts: Facts) -> bool:
         """Count one event, or a whole answer. True when it brought something of an answer: words, or an end."""
-        new = set(facts.ended) - self._ended
-        self._ended = (self._ended - set(facts.spoke)) | set(facts.ended)
+        ended = {index for index in facts.ended if 0 <= index < self._answers}
+        new = ended - self._ended
+        self._ended = (self._ended - set(facts.spoke)) | ended
         echoed = min(self._left_of_echo, facts.words)
         self._left_of_echo -= echoed
         self._bytes += facts.words - echoed
@@ -60,15 +61,16 @@ class Tally:
 
     @property
     def finished(self) -> bool:
-        """Every answer has its end; only a usage and [DONE] may still come."""
+        """Every answer that was asked for has its end; only a usage and [DONE] may still come."""
         return len(self._ended) >= self._answers
 
     @property
     def passed_limit(self) -> bool:
         """Clearly more has come, or was told of an answer that goes on, than was asked for."""
-        if self.limit is None or self.finished:
+        if self.limit is None:
             return False
-        told = self.told.completion_tokens if self.told else 0
+        # An end excuses what is told, since nothing more is to come; it never excuses words that did come.
+        told = self.told.completion_tokens if self.told and not self.finished else 0
         return max(self.at_least, told) > self.limit + max(SLACK, self.limit // 4)
 
 

@@ -64,6 +64,24 @@ async def test_an_answer_that_goes_on_is_cut_and_what_was_seen_is_paid(it: Scene
     assert it.count("broken") == 1
 
 
+@pytest.mark.parametrize(
+    ("first", "each"),
+    [
+        (WORD, chunk("m", {"content": "word"}, "stop")),
+        (STOP, WORD),
+        (STOP, WORD.replace(b'"index": 0', b'"index": 1')),
+        (STOP, chunk("m", {"content": "word"}, "stop").replace(b'"index": 0', b'"index": 1')),
+    ],
+    ids=["an end with each word", "words after the end", "another answer", "another answer with ends"],
+)
+async def test_an_end_that_comes_early_lets_nothing_pass(it: Scene, first: bytes, each: bytes) -> None:
+    it.endpoint.answer = raw_stream(first, *[each] * 1000, usage_chunk("m", 1, 2), DONE)
+    cost, received = await settled(it)
+    assert b"went on beyond the limit of 16 tokens and was cut off" in received
+    assert received.count(b'"word"') <= 16 + 64
+    assert cost == WORST + (64 + 1) * 10
+
+
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thoughts"])
 async def test_thoughts_count_like_words(it: Scene, field: str) -> None:
     it.endpoint.answer = raw_stream(*[chunk("m", {field: "word"})] * 1000, then="silence")

@@ -58,6 +58,16 @@ def test_a_usage_may_pass_the_limit_too_but_not_once_all_is_said() -> None:
     assert not tally.passed_limit
 
 
+@pytest.mark.parametrize(("index", "finish"), [(0, True), (1, True), (1, False), (-1, True), (7, False)])
+def test_no_end_excuses_words_that_came(index: int, finish: bool) -> None:
+    tally = Tally(10)
+    tally.note(piece("", finish=True))
+    for _ in range(10 + 64 + 1):
+        assert not tally.passed_limit
+        tally.note(piece("word", index, finish))
+    assert tally.passed_limit
+
+
 def test_every_answer_must_end_and_one_that_goes_on_has_not() -> None:
     tally = Tally(answers=2)
     tally.note(piece("", 0, finish=True))
@@ -65,6 +75,16 @@ def test_every_answer_must_end_and_one_that_goes_on_has_not() -> None:
     tally.note(piece("", 1, finish=True))
     assert tally.finished
     tally.note(piece("more", 0))
+    assert not tally.finished
+    tally.note(piece("more", 0, finish=True))
+    assert tally.finished
+
+
+@pytest.mark.parametrize("index", [-1, 2, 10**9])
+def test_the_end_of_an_answer_that_nobody_asked_for_is_none(index: int) -> None:
+    tally = Tally(answers=2)
+    tally.note(piece("", 0, finish=True))
+    assert not tally.note(piece("", index, finish=True))
     assert not tally.finished
 
 
