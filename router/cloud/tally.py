@@ -39,7 +39,8 @@ class Tally:
         self._ended: set[int] = set()
 
     def note(self, facts: Facts) -> bool:
-        """Count one event, or a whole answer. True when it brought something of an answer: words, or an end."""
+        """Count one event, or a whole answer. True when it brought something of an answer: words, an image, an end."""
+        going_on = facts.anything and not self.finished
         ended = {index for index in facts.ended if 0 <= index < self._answers}
         new = ended - self._ended
         self._ended = (self._ended - set(facts.spoke)) | ended
@@ -52,7 +53,7 @@ class Tally:
             self.last_word = self.current and not facts.choices and bool(self._ended)
         if facts.usage:
             self.told = _larger(self.told or Usage(0, 0), facts.usage)
-        return bool(facts.words or new)
+        return bool(facts.words or going_on or new)
 
     @property
     def at_least(self) -> int:

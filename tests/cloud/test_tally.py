@@ -94,6 +94,14 @@ def test_only_words_and_new_ends_are_news() -> None:
     assert [tally.note(facts) for facts in news] == [True, False, False, False, True, False]
 
 
+def test_an_image_is_news_until_all_is_said_and_has_no_tokens() -> None:
+    tally, image = Tally(limit=1), Facts(choices=1, anything=True)
+    assert tally.note(image)
+    tally.note(piece("", finish=True))
+    assert not tally.note(image)
+    assert (tally.at_least, tally.finished) == (0, True)
+
+
 def test_of_several_usages_the_largest_numbers_count() -> None:
     tally = Tally()
     for usage in (Usage(10, 130_050, 1), Usage(12, 11, 3)):
