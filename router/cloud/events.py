@@ -61,11 +61,13 @@ class Facts(msgspec.Struct, frozen=True):
     """The upstream's error object, if it sent one in place of an answer."""
     choices: int = 0
     words: int = 0
-    """Bytes of text that the choices say, thoughts and arguments of tools included."""
+    """Bytes of text that the choices say, thoughts and arguments of tools included; images and the like are none."""
     spoke: tuple[int, ...] = ()
     """Indices of the choices that say something."""
     ended: tuple[int, ...] = ()
     """Indices of the choices that end."""
+    anything: bool = False
+    """Whether a choice brings anything, be it text, an image, audio or a field that is unknown here."""
 
 
 class Splitter:
@@ -121,7 +123,7 @@ def facts_of(data: bytes) -> Facts:
         raise BadAnswer("its answer is not valid JSON") from None
     choices = answer.choices or []
     finish = next((c.finish_reason for c in choices if c.finish_reason), None)
-    sizes = [(_index(c), _words((c.delta, c.message, c.text))) for c in choices]
+    sizes = [(_index(c), _words(c.delta, c.message, c.text)) for c in choices]
     return Facts(
         _usage(answer),
         finish,
@@ -131,6 +133,7 @@ def facts_of(data: bytes) -> Facts:
         sum(size for _, size in sizes),
         tuple(index for index, size in sizes if size),
         tuple(_index(c) for c in choices if c.finish_reason),
+        _anything([(c.delta, c.message, c.text) for c in choices]),
     )
 
 
@@ -147,16 +150,36 @@ def _unknown(data: bytes) -> Facts:
     choices = found.get("choices")
     if not isinstance(choices, list):
         return Facts(error=found.get("error"))
-    said = _words(choices)
-    return Facts(error=found.get("error"), choices=len(choices), words=said, spoke=(0,) if said else ())
+    parts = [c.get(name) for c in choices if isinstance(c, dict) for name in ("delta", "message", "text")]
+    said, spoke = _words(*parts), (0,)
+    return Facts(
+        error=found.get("error"),
+        choices=len(choices),
+        words=said,
+        spoke=spoke if said else (),
+        anything=_anything(parts),
+    )
 
 
 def _index(choice: _Choice) -> int:
     return choice.index if isinstance(choice.index, int) else 0
 
 
-def _words(value: object) -> int:
-    """Bytes of text, wherever they are: what upstreams call their fields is not for us to know."""
+def _words(*parts: object) -> int:
+    """Bytes of text in deltas, messages and plain texts: what a model generated as tokens, as far as it is known."""
+    total = 0
+    for part in parts:
+        if isinstance(part, dict):
+            total += sum(_bytes(part.get(name)) for name in _TEXT)
+            # Some say the same thoughts under several names.
+            total += max(_bytes(part.get(name)) for name in _THOUGHTS)
+        else:
+            total += _bytes(part)
+    return total
+
+
+def _bytes(value: object) -> int:
+    """Bytes of all text in `value` that is in no field but those of text."""
     total = 0
     left = [value]
     while left:
@@ -164,14 +187,38 @@ def _words(value: object) -> int:
             case str(text):
                 total += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
             case dict(fields):
-                left += [field for name, field in fields.items() if name not in _NO_WORDS]
-            case list(parts) | tuple(parts):
+                left += [field for name, field in fields.items() if name in _TEXT or name in _THOUGHTS]
+            case list(parts):
                 left += parts
             case _:
                 pass
     return total
 
 
+def _anything(value: object) -> bool:
+    """Whether any string is in it that is there to be told, text or not."""
+    left = [value]
+    while left:
+        match left.pop():
+            case str(text) if text:
+                return True
+            case dict(fields):
+                left += [field for name, field in fields.items() if name not in _NO_WORDS]
+            case list(parts) | tuple(parts):
+                left += parts
+            case _:
+                pass
+    return False
+
+
+_THOUGHTS = frozenset(
+    {"reasoning", "reasoning_content", "reasoning_details", "thinking", "thinking_blocks", "thoughts"}
+)
+_TEXT = frozenset(
+    {"content", "text", "refusal", "summary"}
+    | {"tool_calls", "function_call", "function", "custom", "name", "arguments", "input"}
+)
+"""Fields of text, and fields that hold them. All others may be base64 of any length: images, audio, signatures."""
 _NO_WORDS = frozenset({"role", "id", "type", "finish_reason", "logprobs"})
 """Fields that are there without a word being said."""
 

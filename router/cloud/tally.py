@@ -39,9 +39,11 @@ class Tally:
         self._ended: set[int] = set()
 
     def note(self, facts: Facts) -> bool:
-        """Count one event, or a whole answer. True when it brought something of an answer: words, or an end."""
-        new = set(facts.ended) - self._ended
-        self._ended = (self._ended - set(facts.spoke)) | set(facts.ended)
+        """Count one event, or a whole answer. True when it brought something of an answer: words, an image, an end."""
+        going_on = facts.anything and not self.finished
+        ended = {index for index in facts.ended if 0 <= index < self._answers}
+        new = ended - self._ended
+        self._ended = (self._ended - set(facts.spoke)) | ended
         echoed = min(self._left_of_echo, facts.words)
         self._left_of_echo -= echoed
         self._bytes += facts.words - echoed
@@ -51,7 +53,7 @@ class Tally:
             self.last_word = self.current and not facts.choices and bool(self._ended)
         if facts.usage:
             self.told = _larger(self.told or Usage(0, 0), facts.usage)
-        return bool(facts.words or new)
+        return bool(facts.words or going_on or new)
 
     @property
     def at_least(self) -> int:
@@ -60,15 +62,16 @@ class Tally:
 
     @property
     def finished(self) -> bool:
-        """Every answer has its end; only a usage and [DONE] may still come."""
+        """Every answer that was asked for has its end; only a usage and [DONE] may still come."""
         return len(self._ended) >= self._answers
 
     @property
     def passed_limit(self) -> bool:
         """Clearly more has come, or was told of an answer that goes on, than was asked for."""
-        if self.limit is None or self.finished:
+        if self.limit is None:
             return False
-        told = self.told.completion_tokens if self.told else 0
+        # An end excuses what is told, since nothing more is to come; it never excuses words that did come.
+        told = self.told.completion_tokens if self.told and not self.finished else 0
         return max(self.at_least, told) > self.limit + max(SLACK, self.limit // 4)
 
 

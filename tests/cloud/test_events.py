@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from router.cloud.events import BadAnswer, Facts, Splitter, data_of, facts_of
@@ -68,6 +69,41 @@ def test_the_words_of_an_answer_are_counted_wherever_they_are() -> None:
     assert (facts.choices, facts.words, facts.spoke, facts.ended) == (3, 8, (1, 2), (3,))
     odd = facts_of(b'{"choices": [{"delta": {"content": "abc"}, "finish_reason": 7}]}')
     assert (odd.words, odd.spoke) == (3, (0,))
+
+
+BLOB = "A" * 10_000
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ({"images": [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{BLOB}"}}]}, 0),
+        (
+            {"content": [{"type": "image_url", "image_url": {"url": BLOB}}, {"type": "text", "text": "abc"}]},
+            3,
+        ),
+        ({"audio": {"id": "a", "data": BLOB}}, 0),
+        ({"content": "abc", "annotations": [{"url_citation": {"url": BLOB, "content": BLOB}}]}, 3),
+        ({"content": "abc", "extra_content": {"google": {"thought_signature": BLOB}}}, 3),
+        ({"reasoning_details": [{"text": "abc", "signature": BLOB}, {"data": BLOB}, {"summary": "de"}]}, 5),
+        ({"reasoning": "abc", "reasoning_content": "abc", "reasoning_details": [{"text": "abc"}]}, 3),
+        ({"thinking_blocks": [{"thinking": "abc", "signature": BLOB}], "reasoning_content": "abc"}, 3),
+        ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "abc"}]}]}, 3),
+        ({"function_call": {"name": "f", "arguments": "{}"}, "refusal": "no"}, 5),
+        ({"tool_calls": [{"custom": {"name": "f", "input": "x"}, "extra": BLOB}]}, 2),
+    ],
+)
+@pytest.mark.parametrize("field", ["delta", "message"])
+@pytest.mark.parametrize("finish", [None, 7])
+def test_only_text_is_words_and_the_same_thoughts_count_once(
+    part: dict[str, object], words: int, field: str, finish: int | None
+) -> None:
+    facts = facts_of(msgspec.json.encode({"choices": [{field: part, "finish_reason": finish}]}))
+    assert (facts.words, facts.spoke, facts.anything) == (words, (0,) if words else (), True)
+
+
+def test_a_role_alone_is_nothing() -> None:
+    assert not facts_of(b'{"choices": [{"delta": {"role": "assistant", "content": ""}}]}').anything
 
 
 def test_what_is_in_the_total_and_not_in_the_completion_was_generated_too() -> None:

@@ -15,7 +15,19 @@ import pytest
 from router.cloud.calls import CloudCall
 from router.domain.errors import UpstreamBroken, UpstreamUnavailable
 from router.domain.upstreams import Upstream
-from tests.cloud.endpoint import Seen, Send, chunk, good, raw_stream, status, usage_chunk, usage_of
+from tests.cloud.endpoint import (
+    Seen,
+    Send,
+    chunk,
+    end,
+    good,
+    more,
+    raw_stream,
+    start_stream,
+    status,
+    usage_chunk,
+    usage_of,
+)
 from tests.cloud.scene import HELLO, PRICE, Scene, call, scene
 
 WORD, STOP = chunk("m", {"content": "word"}), chunk("m", {}, "stop")
@@ -64,12 +76,60 @@ async def test_an_answer_that_goes_on_is_cut_and_what_was_seen_is_paid(it: Scene
     assert it.count("broken") == 1
 
 
+@pytest.mark.parametrize(
+    ("first", "each"),
+    [
+        (WORD, chunk("m", {"content": "word"}, "stop")),
+        (STOP, WORD),
+        (STOP, WORD.replace(b'"index": 0', b'"index": 1')),
+        (STOP, chunk("m", {"content": "word"}, "stop").replace(b'"index": 0', b'"index": 1')),
+    ],
+    ids=["an end with each word", "words after the end", "another answer", "another answer with ends"],
+)
+async def test_an_end_that_comes_early_lets_nothing_pass(it: Scene, first: bytes, each: bytes) -> None:
+    it.endpoint.answer = raw_stream(first, *[each] * 1000, usage_chunk("m", 1, 2), DONE)
+    cost, received = await settled(it)
+    assert b"went on beyond the limit of 16 tokens and was cut off" in received
+    assert received.count(b'"word"') <= 16 + 64
+    assert cost == WORST + (64 + 1) * 10
+
+
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thoughts"])
 async def test_thoughts_count_like_words(it: Scene, field: str) -> None:
     it.endpoint.answer = raw_stream(*[chunk("m", {field: "word"})] * 1000, then="silence")
     cost, received = await settled(it)
     assert b"beyond the limit" in received
     assert cost == WORST + (64 + 1) * 10
+
+
+IMAGE = {"images": [{"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1_500_000}}]}
+
+
+async def test_an_image_is_neither_cut_nor_overcharged(it: Scene) -> None:
+    picture = chunk("m", IMAGE)
+    it.endpoint.answer = raw_stream(WORD, picture, STOP, usage_chunk("m", 10, 14), DONE)
+    cost, received = await settled(it)
+    assert (cost, received) == (10 + 14 * 10, WORD + picture + STOP + DONE)
+    message = {"role": "assistant", "content": "word", **IMAGE}
+    choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+    it.endpoint.answer = status(200, {"choices": choices, "usage": usage_of(10, 14)})
+    answer, _ = await it.ask(asked(stream=False))
+    assert answer.cost == 10 + 14 * 10
+
+
+async def test_images_alone_are_no_silence(it: Scene) -> None:
+    async def slowly(seen: Seen, send: Send) -> None:
+        await start_stream(send)
+        for _ in range(8):
+            await more(send, chunk("m", {"images": [{"image_url": {"url": "data:,"}}]}))
+            await asyncio.sleep(0.5)
+        await more(send, STOP)
+        await end(send, DONE)
+
+    patient = msgspec.structs.replace(it.upstream.timeouts, idle=3.0)
+    it.endpoint.answer = slowly
+    _, received = await settled(it, msgspec.structs.replace(it.upstream, timeouts=patient))
+    assert received.endswith(STOP + DONE)
 
 
 async def test_one_huge_piece_is_cut_before_it_begins_and_costs_what_it_holds(it: Scene) -> None:

@@ -58,6 +58,16 @@ def test_a_usage_may_pass_the_limit_too_but_not_once_all_is_said() -> None:
     assert not tally.passed_limit
 
 
+@pytest.mark.parametrize(("index", "finish"), [(0, True), (1, True), (1, False), (-1, True), (7, False)])
+def test_no_end_excuses_words_that_came(index: int, finish: bool) -> None:
+    tally = Tally(10)
+    tally.note(piece("", finish=True))
+    for _ in range(10 + 64 + 1):
+        assert not tally.passed_limit
+        tally.note(piece("word", index, finish))
+    assert tally.passed_limit
+
+
 def test_every_answer_must_end_and_one_that_goes_on_has_not() -> None:
     tally = Tally(answers=2)
     tally.note(piece("", 0, finish=True))
@@ -66,12 +76,30 @@ def test_every_answer_must_end_and_one_that_goes_on_has_not() -> None:
     assert tally.finished
     tally.note(piece("more", 0))
     assert not tally.finished
+    tally.note(piece("more", 0, finish=True))
+    assert tally.finished
+
+
+@pytest.mark.parametrize("index", [-1, 2, 10**9])
+def test_the_end_of_an_answer_that_nobody_asked_for_is_none(index: int) -> None:
+    tally = Tally(answers=2)
+    tally.note(piece("", 0, finish=True))
+    assert not tally.note(piece("", index, finish=True))
+    assert not tally.finished
 
 
 def test_only_words_and_new_ends_are_news() -> None:
     tally = Tally()
     news = [piece("a"), piece(""), Facts(), Facts(Usage(1, 1)), piece("", 0, True), piece("", 0, True)]
     assert [tally.note(facts) for facts in news] == [True, False, False, False, True, False]
+
+
+def test_an_image_is_news_until_all_is_said_and_has_no_tokens() -> None:
+    tally, image = Tally(limit=1), Facts(choices=1, anything=True)
+    assert tally.note(image)
+    tally.note(piece("", finish=True))
+    assert not tally.note(image)
+    assert (tally.at_least, tally.finished) == (0, True)
 
 
 def test_of_several_usages_the_largest_numbers_count() -> None:
