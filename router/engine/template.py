@@ -38,6 +38,8 @@ CHATML = (
 
 MAX_SOURCE = 256 * 2**10
 """Characters of a template; the longest that were seen have 30,000."""
+MAX_NODES = 8000
+"""Of a parsed template: Jinja's compiler takes quadratic time."""
 
 NODES = frozenset({
     nodes.Template, nodes.Output, nodes.For, nodes.If, nodes.Macro, nodes.CallBlock, nodes.FilterBlock, nodes.With,
@@ -70,7 +72,8 @@ class ChatTemplate:
         try:
             self._template = _compiled(source if source is not None else CHATML, now)
         except Exception as error:  # the lexer and Python's compiler raise whatever they raise, too
-            self._broken = f"The model's chat template does not parse: {error}."
+            why = str(error) or type(error).__name__
+            self._broken = f"The model's chat template does not parse: {why}."
 
     def render(self, messages: Sequence[Message]) -> str:
         """The prompt as text. Raises InvalidRequest when the template refuses the messages or breaks."""
@@ -90,7 +93,11 @@ class ChatTemplate:
 def _compiled(source: str, now: Callable[[], datetime]) -> jinja2.Template:
     if len(source) > MAX_SOURCE:
         raise SecurityError(f"it has more than {MAX_SOURCE} characters")
-    return _environment(now).from_string(source)
+    environment = _environment(now)
+    tree = environment.parse(source)
+    if sum(1 for _ in tree.find_all(nodes.Node)) > MAX_NODES:
+        raise SecurityError(f"it has more than {MAX_NODES} parts")
+    return environment.from_string(tree)
 
 
 def _as_dict(message: Message) -> dict[str, str]:

@@ -35,6 +35,8 @@ VIEWS: Any = (type({}.keys()), type({}.values()), type({}.items()))
 SEQUENCES: Any = (list, tuple)
 _CONTAINERS: Any = (*SEQUENCES, *VIEWS, dict)
 _SIZED: Any = (*_CONTAINERS, range, str)
+_LARGEST_KEY = 2**60
+"""Python's hash of a number is its rest by 2**61 - 1: larger ones can be made to meet in one place of a dict."""
 _WIDE = re.compile(r"\d{4}|\*|\{[^{}]*\{")
 
 
@@ -50,6 +52,7 @@ class Budget:
 
     def step(self, count: int = 1) -> None:
         """`count` operations of up to a microsecond."""
+        _refuse_gain(count)
         self.steps -= count
         if self.steps < 0:
             raise SecurityError("it takes too many steps")
@@ -68,6 +71,7 @@ class Budget:
 
     def make(self, characters: int) -> None:
         """Text that is new."""
+        _refuse_gain(characters)
         self.characters -= characters
         if self.characters < 0:
             raise SecurityError("it makes too much text")
@@ -82,6 +86,12 @@ class Budget:
         """Texts cut out of one of that length."""
         self.make(_PIECE * pieces + characters)
         self.step(pieces >> 3)
+
+
+def _refuse_gain(count: int) -> None:
+    """What is charged may be nothing, but never less: it would give back what the bounds are for."""
+    if count < 0:
+        raise SecurityError("a negative size is not served")
 
 
 _budget: ContextVar[Budget] = ContextVar("_budget")
@@ -126,15 +136,19 @@ def listed(values: Any) -> list[Any]:
     return found
 
 
-def spell(value: Any, growth: int = 1) -> None:
-    """Charge for text made of all of `value`: shared lists in lists may be far longer than they look."""
+def spell(value: Any, growth: int = 1, item: int = 0) -> None:
+    """
+    Charge for text made of all of `value`: shared lists in lists may be far longer than they look.
+
+    `growth`: characters for each letter of a text; `item`: more of them for each place of a list or dict.
+    """
     known = budget()
     for part in _parts(value):
         match part:
             case str():
                 known.make(growth * len(part))
             case list() | tuple() | dict():
-                known.make(4 * growth * len(part))
+                known.make((4 * growth + item) * len(part) + item)
             case bool() | None | float() | Undefined():
                 known.make(32)
             case int():
@@ -226,6 +240,9 @@ def check_key(key: Any) -> Any:
     """What a dict is asked for: a list in a key would be read at each question. Raises SecurityError."""
     if not isinstance(key, str | int | float | None | Undefined):
         raise SecurityError(f"a key of the kind {type(key).__name__} is not served")
+    if isinstance(key, int | float) and not -_LARGEST_KEY < key < _LARGEST_KEY and key == key:
+        raise SecurityError("so large a number as a key is not served")
+    budget().step()
     budget().read(len(key) if isinstance(key, str) else 0)
     return key
 

@@ -161,8 +161,10 @@ def to_json(
     """Without the HTML escapes of Jinja's own, as transformers does. Raises SecurityError."""
     if separators is not None and any(len(separator) > 8 for separator in separators):
         raise SecurityError("so long a separator is not served")
-    spaces = min(indent or 0, 8)
-    cost.spell(value, growth=6 + spaces * cost.MAX_DEPTH // 4)
+    if not isinstance(indent, int | None):
+        raise SecurityError("an indent is a number")
+    spaces = max(0, min(indent or 0, 8))
+    cost.spell(value, growth=6, item=spaces * cost.MAX_DEPTH)
     known = budget()
     known.study(len(value) if isinstance(value, str) else 0)
     return json.dumps(

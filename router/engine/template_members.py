@@ -112,6 +112,12 @@ def _nothing(owner: Any, *_: Any) -> None:
     """A step, which every call costs."""
 
 
+def _look_at_all(owner: Any, *values: Any) -> None:
+    """All of them are compared with those of the turn before, which cost as much then."""
+    for value in values:
+        look_through(value)
+
+
 def _cycle(owner: Any, *values: Any) -> None:
     budget().step(len(values))
 
@@ -164,7 +170,7 @@ METHODS: tuple[tuple[type, dict[str, Cost]], ...] = (
     (list, _SEQUENCE),
     (tuple, _SEQUENCE),
     (dict, {"get": _get, "items": _nothing, "keys": _nothing, "values": _nothing}),
-    (LoopContext, {"changed": _find, "cycle": _cycle}),
+    (LoopContext, {"changed": _look_at_all, "cycle": _cycle}),
     (Cycler, {"next": _nothing, "reset": _nothing}),
 )
 VALUES: tuple[tuple[type, tuple[str, ...]], ...] = ((LoopContext, _LOOP_VALUES), (Cycler, ("current",)))

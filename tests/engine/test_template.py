@@ -116,6 +116,9 @@ def test_a_template_that_would_never_end_or_fill_memory_is_stopped(source):
         render(source)
 
 
+FOR_EVER = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -132,6 +135,13 @@ def test_a_template_that_would_never_end_or_fill_memory_is_stopped(source):
         "{% set a = 'a' * 9999999 %}{% for i in range(99999) %}{% set b = a[i:] %}{% endfor %}",
         "{% set a = 'b' * 99999 %}{% for i in range(99999) %}{% set b = a.rfind('a' ~ a[9:]) %}{% endfor %}",
         "{% set a = 'b' * 99999 %}{% for i in range(99999) %}{% if a ~ 'a' in a ~ a %}{% endif %}{% endfor %}",
+        "{{ 'a' | tojson(indent=-10000000000000000) and '' }}" + FOR_EVER,
+        "{{ range(0, 2305843009213693951 * 99999, 2305843009213693951) | unique | length }}",
+        "{% set ns = namespace(a=[1], b=[1]) %}{% for i in range(50) %}{% set ns.a = [ns.a, ns.a] %}"
+        "{% set ns.b = [ns.b, ns.b] %}{% endfor %}"
+        "{% for i in range(2) %}{% set x = loop.changed(0, ns.a if loop.first else ns.b) %}{% endfor %}",
+        "".join(f"{{% if a{n} %}}{{% set b{n} = 1 %}}{{% endif %}}" for n in range(5000)),
+        "{% if a %}" + "".join(f"{{% elif a{n} %}}" for n in range(9000)) + "{% endif %}",
         "{% autoescape true %}{% for i in range(9) %}{% endfor %}{% endautoescape %}",
         "{% block a %}{% endblock %}",
         "{{ " + "9" * 10_000 + " }}",
@@ -145,6 +155,17 @@ def test_a_hostile_template_is_refused_within_two_seconds_of_processor_time(sour
     with pytest.raises(InvalidRequest):
         render(source.replace("LITERALS", ", ".join("1" * 5000)))
     assert time.thread_time() - began < 2.5  # a hang guard: steps end all of them sooner
+
+
+def test_a_template_that_is_too_large_to_compile_says_why():
+    for source in ("{{ 1 }}" * 9000, "{{ " + "(" * 5_000 + ")" * 5_000 + " }}"):
+        with pytest.raises(InvalidRequest, match=r"does not parse: \w"):
+            render(source)
+
+
+def test_text_that_is_written_with_an_indent_is_charged_for_its_letters_once():
+    message = [Message("user", "a" * 970_000)]
+    assert len(render("{{ messages | tojson(indent=4) }}", message)) > 970_000
 
 
 @pytest.mark.parametrize("template", [THINKING, MACROS, None], ids=["thinking", "macros", "chatml"])

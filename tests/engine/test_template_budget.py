@@ -80,3 +80,18 @@ def test_a_number_has_a_bound():
     cost.check_number(2**4000)
     with pytest.raises(SecurityError, match="large"):
         cost.check_number(2**5000)
+
+
+def test_nothing_that_is_charged_gives_anything_back():
+    known = cost.Budget()
+    for charge in (known.step, known.make, known.make_list, known.read):
+        with pytest.raises(SecurityError):
+            charge(-2000)
+    assert known.steps <= cost.MAX_STEPS
+    assert known.characters <= cost.MAX_CHARACTERS
+
+
+@pytest.mark.parametrize("key", [2**61, -(2**61), 2.0**61, float("inf")])
+def test_a_key_is_no_number_that_can_be_made_to_meet_others(key):
+    with pytest.raises(SecurityError):
+        cost.check_key(key)
