@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from starlette.responses import Response
 
 from router.api import sse
-from router.api.naming import without
+from router.api.naming import NOTHING, Hidden, without
 from router.api.wire import encode
 from router.domain import errors as domain
 
@@ -137,7 +136,6 @@ FACTS: dict[type[Exception], str] = {
 }
 """Errors whose messages are of our insides: last words, exits, files. What a client is told of them."""
 _PATH = re.compile(r"(?<![\w/])/[^\s'\",;]*[^\s'\",;:.)]")
-_NOTHING: Mapping[str, str] = {}
 
 
 def row(error: Exception) -> Row:
@@ -149,20 +147,20 @@ def row(error: Exception) -> Row:
     return UNEXPECTED
 
 
-def envelope(
-    error: Exception, request_id: str, hidden: Mapping[str, str] = _NOTHING
-) -> dict[str, dict[str, str | None]]:
+def envelope(error: Exception, request_id: str, hidden: Hidden = NOTHING) -> dict[str, dict[str, str | None]]:
     """
     The body of an error: the four fields that clients read, always all of them.
 
-    `hidden`: names that this client may not read -> what it reads in their place.
+    `hidden`: names that this client may not read. Messages that name nobody keep their words: a model may be called
+    like one of them.
     """
     found = row(error)
     message = f"Something went wrong inside the gateway; its log has the details under request {request_id}."
     if fact := _fact(error):
         message = f"{fact} The operator's log has the reason under request {request_id}."
     elif found is not UNEXPECTED and isinstance(error, domain.RouterError):
-        message = without(hidden, error.message)
+        names_nobody = isinstance(error, domain.InvalidRequest) and not error.names_model
+        message = error.message if names_nobody else without(hidden, error.message)
     if isinstance(error, domain.Unavailable):
         message = _PATH.sub("(a file)", message)
     param = getattr(error, "param", None)
@@ -178,13 +176,13 @@ def _fact(error: Exception) -> str | None:
     return next((FACTS[kind] for kind in type(error).__mro__ if kind in FACTS), None)
 
 
-def response(error: Exception, request_id: str, hidden: Mapping[str, str] = _NOTHING) -> Response:
+def response(error: Exception, request_id: str, hidden: Hidden = NOTHING) -> Response:
     """The answer to a request that failed before its first byte."""
     body = encode(envelope(error, request_id, hidden))
     return Response(body, row(error).status, headers=_headers(error), media_type="application/json")
 
 
-def event(error: Exception, request_id: str, hidden: Mapping[str, str] = _NOTHING) -> bytes:
+def event(error: Exception, request_id: str, hidden: Hidden = NOTHING) -> bytes:
     """
     The last event of a stream that failed after its first byte: without it, clients would see success.
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from router.api.field_check import FieldCheck
-from router.api.naming import Names, renamed
+from router.api.naming import Hidden, Names, renamed
 from router.api.rates import Rates
 from router.cloud.client import Cloud
 from router.cloud.events import data_of
@@ -53,8 +53,8 @@ class Record:
     param: str | None = None
     asked: str = ""
     """The name or alias by which it asked."""
-    hidden: dict[str, str] = field(default_factory=dict)
-    """Names of whoever may answer that its key does not have -> what they are called in answers."""
+    hidden: Hidden = field(default_factory=Hidden)
+    """Names of whoever may answer that its key does not have, and what they are called in answers."""
 
     def may_use(self, target: Target) -> bool:
         if self.key is None or "*" in self.key.models:
@@ -142,9 +142,7 @@ class House:
             return
         for target in found:
             if (shown := self.shown(target.name, record)) != target.name:
-                record.hidden[target.name] = shown
-                if isinstance(target, Upstream):
-                    record.hidden[target.model] = shown
+                record.hidden.add(target, shown)
 
     def model(self, name: str, record: Record) -> LocalModel:
         """For what only a local model can do. Raises InvalidRequest for any other target, too."""

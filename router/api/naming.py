@@ -7,13 +7,14 @@ The one rule: a name that the key does not have is in no answer; what is not its
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
+from router.domain.upstreams import Upstream
 from router.registry.loader import Key, Registry
 from router.residency.view import InstanceView
+from router.routing.route import Target
 
 UNTOLD = "It cannot be loaded now; the operator's log says why."
 """In place of a reason, which may name files of this machine."""
@@ -54,11 +55,38 @@ class Names:
         return UNTOLD if reason is not None and not self.operator else reason
 
 
-def without(hidden: Mapping[str, str], text: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """Names that a request may not read -> what it reads in their place."""
+
+    ours: dict[str, str] = field(default_factory=dict)
+    """Names of the registry: our own messages have them, letter by letter."""
+    theirs: dict[str, str] = field(default_factory=dict)
+    """What upstreams call their models, and write in their own way: in capitals, with a version or a variant."""
+
+    def add(self, target: Target, shown: str) -> None:
+        self.ours[target.name] = shown
+        if isinstance(target, Upstream):
+            self.theirs[target.model] = shown
+            # Who is asked for `vendor/model` may name it without the vendor.
+            self.theirs[target.model.rpartition("/")[2] or target.model] = shown
+
+
+NOTHING = Hidden()
+
+
+def without(hidden: Hidden, text: str) -> str:
     """`text` with other words for the names in `hidden`."""
-    for name in sorted(hidden, key=len, reverse=True):
-        text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", lambda _, name=name: hidden[name], text)  # type: ignore[misc]
+    patterns = [(name, re.escape(name), shown, 0) for name, shown in hidden.ours.items()]
+    patterns += [(name, _written(name), shown, re.IGNORECASE) for name, shown in hidden.theirs.items()]
+    for _, pattern, shown, flags in sorted(patterns, key=lambda found: len(found[0]), reverse=True):
+        text = re.sub(rf"(?<!\w){pattern}(?!\w)", lambda _, shown=shown: shown, text, flags=flags)  # type: ignore[misc]
     return text
+
+
+def _written(name: str) -> str:
+    """A pattern for what begins with `name`: versions and variants, but no longer words if it is a word itself."""
+    return re.escape(name) + ("" if name.isalpha() else r"\w*") + r"(?:[-.:]+\w+)*"
 
 
 def renamed(answer: bytes, model: str) -> bytes:

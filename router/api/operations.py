@@ -107,7 +107,7 @@ async def unload(request: Request, house: House, record: Record) -> Response:
     body = await read(request, wire.UnloadBody)
     model = house.model(body.model_name(), record)
     if not house.residency.unload(model.name, bool(body.force)):
-        raise InvalidRequest(f"The model {model.name!r} is not running.", "model")
+        raise InvalidRequest(f"The model {model.name!r} is not running.", "model", names_model=True)
     return _json({"success": True})
 
 

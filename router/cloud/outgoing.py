@@ -134,16 +134,17 @@ def _refuse_wider(upstream: Upstream, body: Mapping[str, Any]) -> None:
     """Raises InvalidRequest for what would widen the operator's choice of model, or of price."""
     for name in _CHOOSE if upstream.price is None else _CHOOSE + _COST_MORE:
         if body.get(name):
-            raise InvalidRequest(f"'{name}' may not be sent to {upstream.name}: the operator chose it.", name)
+            words = f"'{name}' may not be sent to {upstream.name}: the operator chose it."
+            raise InvalidRequest(words, name, names_model=True)
     if upstream.price is None:
         return
     if body.get("service_tier") not in _TIERS:
-        raise InvalidRequest(
-            f"'service_tier' at {upstream.name} may be auto, default or flex.", "service_tier"
-        )
+        words = f"'service_tier' at {upstream.name} may be auto, default or flex."
+        raise InvalidRequest(words, "service_tier", names_model=True)
     tools = body.get("tools")
     if isinstance(tools, list) and any(isinstance(t, Mapping) and t.get("type") not in _TOOLS for t in tools):
-        raise InvalidRequest(f"'tools' at {upstream.name} may be functions only.", "tools")
+        words = f"'tools' at {upstream.name} may be functions only."
+        raise InvalidRequest(words, "tools", names_model=True)
 
 
 def _limit(upstream: Upstream, call: CloudCall, body: dict[str, Any]) -> int:

@@ -41,11 +41,16 @@ class RouterError(Exception):
 
 
 class InvalidRequest(RouterError):
-    """The request can never be served as it is. `param` is the JSON field at fault."""
+    """
+    The request can never be served as it is. `param` is the JSON field at fault.
 
-    def __init__(self, message: str, param: str | None = None) -> None:
+    `names_model`: the message names a model or an upstream as the registry does, which not every client may read.
+    """
+
+    def __init__(self, message: str, param: str | None = None, *, names_model: bool = False) -> None:
         super().__init__(message)
         self.param = param
+        self.names_model = names_model
 
 
 class UnknownModel(InvalidRequest):

@@ -42,7 +42,8 @@ def local(target: Target) -> LocalModel:
     if isinstance(target, LocalModel):
         return target
     kind = "a route" if isinstance(target, Route) else "a model beyond this machine"
-    raise InvalidRequest(f"{target.name!r} is {kind}: there is nothing to load or unload here.", "model")
+    words = f"{target.name!r} is {kind}: there is nothing to load or unload here."
+    raise InvalidRequest(words, "model", names_model=True)
 
 
 def as_route(target: Target) -> Route:

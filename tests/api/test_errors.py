@@ -24,6 +24,7 @@ from router.api.errors import (
     WrongHost,
     WrongMethod,
 )
+from router.api.naming import Hidden
 from router.domain import errors as domain
 
 
@@ -186,7 +187,7 @@ def test_what_a_client_can_act_on_is_told_as_it_is_but_for_files() -> None:
 
 def test_names_that_a_client_may_not_read_are_others_in_its_errors() -> None:
     error = domain.QueueFull("3 requests wait for secret.gguf already, not for secret or a/secret.", 3)
-    hidden = {"secret": "pub", "secret.gguf": "pub"}
+    hidden = Hidden({"secret": "pub", "secret.gguf": "pub"})
     text = bytes(errors.response(error, "r1", hidden).body).decode()
     assert "3 requests wait for pub already, not for pub or a/pub." in text
 
@@ -195,3 +196,14 @@ def test_an_error_in_a_stream_has_the_same_envelope() -> None:
     event = errors.event(domain.WorkerCrashed("it died"), "r1")
     assert event.startswith(b"data: ") and event.endswith(b"\n\n")
     assert json.loads(event[6:])["error"]["code"] == "worker_crashed"
+
+
+def test_only_messages_that_name_models_are_told_with_other_names() -> None:
+    def told(error: Exception) -> str | None:
+        return errors.envelope(error, "r", Hidden({"chat": "nick"}))["error"]["message"]
+
+    assert told(domain.InvalidRequest("The chat template refused.")) == "The chat template refused."
+    assert told(domain.UnknownModel("chat")) == "The model 'chat' does not exist."
+    assert told(domain.InvalidRequest("'chat' is not running.", names_model=True)) == "'nick' is not running."
+    assert told(domain.QueueFull("Too many wait for chat.")) == "Too many wait for nick."
+    assert told(domain.UpstreamBroken("chat fell silent.", "chat")) == "nick fell silent."

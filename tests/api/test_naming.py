@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from router.api.naming import UNTOLD, Names, renamed, without
+from router.api.naming import UNTOLD, Hidden, Names, renamed, without
+from router.domain.upstreams import Upstream
 from router.registry.loader import Key
 from tests.local import local_model
 from tests.scene import registry
@@ -46,13 +47,37 @@ def test_reasons_are_for_operators() -> None:
 
 
 def test_hidden_names_are_replaced_as_words_and_the_longest_first() -> None:
-    hidden = {"gpt": "pub", "gpt-4": "pub"}
+    hidden = Hidden({"gpt": "pub", "gpt-4": "pub"})
     assert (
         without(hidden, "gpt-4 is down; gpt, too. chatgpt is not.")
         == "pub is down; pub, too. chatgpt is not."
     )
-    assert without({"a\\1": r"\g<0>"}, "a\\1") == r"\g<0>"
-    assert without({}, "gpt") == "gpt"
+    assert without(Hidden({"a\\1": r"\g<0>"}), "a\\1") == r"\g<0>"
+    assert without(Hidden(), "gpt") == "gpt"
+    assert without(Hidden({"gpt": "pub"}), "GPT, gpt-4") == "GPT, pub-4"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("The model `GPT-Large` is gone.", "The model `pub` is gone."),
+        ("Use gpt-large-2024-08-06.", "Use pub."),
+        ("openrouter/acme/gpt-large:free: busy", "openrouter/pub: busy"),
+        ("Acme/GPT-LARGE.v2 and gpt-large", "pub and pub"),
+        ("gpt-larger, mygpt-large, gpt", "pub, mygpt-large, gpt"),
+    ],
+)
+def test_an_upstream_writes_its_names_in_its_own_way(text: str, told: str) -> None:
+    hidden = Hidden()
+    hidden.add(Upstream("big", "https://api.example/v1", "acme/gpt-large"), "pub")
+    assert without(hidden, text) == told
+
+
+def test_an_upstreams_model_that_is_called_like_a_word_hides_no_longer_words() -> None:
+    assert (
+        without(Hidden({}, {"chat": "pub"}), "Chat is not chatting; chat-2 is.")
+        == "pub is not chatting; pub is."
+    )
 
 
 def test_a_relayed_answer_gets_another_model_and_keeps_the_rest() -> None:

@@ -26,7 +26,8 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 SECRET = "hush"
 """In the name, alias and file of everything that the keys below may not know."""
 OPERATOR, ROUTES, NICK = "key-of-the-operator", "key-for-routes", "key-for-an-alias"
-MINE = {ROUTES: ["pub", "pub-broken", "pub-crash", "pub-cloud"], NICK: ["nick"]}
+PLAIN = "key-for-another-alias"
+MINE = {ROUTES: ["pub", "pub-broken", "pub-crash", "pub-cloud"], NICK: ["nick"], PLAIN: ["plain"]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,9 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
         for name, script in scripts.items()
     }
     models[f"{SECRET}-fine"]["aliases"] = ["nick", f"{SECRET}-alias"]
+    models["context"] = {"path": str(files.model("context")), "aliases": ["plain"]}
     models[f"{SECRET}-gone"] = {"path": str(tmp_path / f"{SECRET}-gone.gguf")}
-    digests = {key: hashlib.sha256(key.encode()).hexdigest() for key in (OPERATOR, ROUTES, NICK)}
+    digests = {key: hashlib.sha256(key.encode()).hexdigest() for key in (OPERATOR, *MINE)}
     async with serving(Endpoint()) as endpoint:
         cloud = {
             f"{SECRET}-big": {
@@ -198,6 +200,27 @@ async def test_what_is_ones_own_is_called_as_one_knows_it(tmp_path: Path) -> Non
         assert down.status_code == 503
         assert not it.leaks(down)
         it.endpoint.answer = good()
+
+
+async def test_an_upstreams_way_of_writing_its_name_hides_it_too(tmp_path: Path) -> None:
+    async with house(tmp_path) as it:
+        words = "HUSH-GPT is odd, hush-gpt-2024-08-06 is, and Hush-Gpt:free."
+        it.endpoint.answer = status(400, {"error": {"message": words}})
+        refused = await it.post("completions", "pub-cloud", ROUTES)
+        assert refused.json()["error"]["message"] == "pub-cloud is odd, pub-cloud is, and pub-cloud."
+        it.endpoint.answer = good()
+        wide = await it.post("completions", "pub-cloud", ROUTES, service_tier="priority")
+        assert wide.status_code == 400
+        assert "'service_tier' at pub-cloud may be" in wide.text
+        idle = await it.ask("POST", "/models/unload", NICK, {"model": "nick"})
+        assert not it.leaks(idle)
+
+
+async def test_a_message_that_names_nobody_keeps_its_words(tmp_path: Path) -> None:
+    async with house(tmp_path) as it:
+        long = await it.ask("POST", "/v1/completions", PLAIN, {"model": "plain", "prompt": "word " * 50_000})
+        assert (long.status_code, long.json()["error"]["code"]) == (400, "context_length_exceeded")
+        assert "maximum context length" in long.text
 
 
 async def test_changes_are_told_by_the_names_that_a_key_has(tmp_path: Path) -> None:
