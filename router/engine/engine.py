@@ -183,9 +183,7 @@ class Engine:
             raise InvalidRequest("This model cannot embed.", param="model")
         if not request.inputs:
             raise InvalidRequest("input must not be empty.", param="input")
-        several = len(request.inputs) > 1
-        names = (f"input[{number}]" if several else "input" for number in range(len(request.inputs)))
-        return EmbeddingJob(request.id, tuple(map(self._reader.read_input, request.inputs, names)))
+        return EmbeddingJob(request.id, tuple(self._reader.read_inputs(request.inputs)))
 
     def add(self, job: Job) -> None:
         """Its id must not be in use."""

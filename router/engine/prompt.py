@@ -10,7 +10,7 @@ open a turn of its own. llama.cpp does so too; whoever needs a wall there has to
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
 from typing import Protocol, assert_never
 
@@ -22,6 +22,8 @@ from router.engine.batch import Tokens
 from router.engine.pieces import LONG_RUN, SHORT_RUN, Cutter
 from router.engine.template import ChatTemplate
 
+_DOUBTFUL = 16
+"""Characters for each token that fits: so long a text hardly ever does."""
 PATIENCE = 1.0
 """Seconds of processor time for one text; what is left of it then is read in short runs."""
 _PROBE_CHARACTERS = 64 * 1024
@@ -90,12 +92,24 @@ class PromptReader:
                 assert_never(prompt)
         return self._fitting(tokens, field, self._context - 1)
 
-    def read_input(self, text: str | tuple[int, ...], field: str = "input") -> Tokens:
-        """One input to embed: at least one token and at most the context. Raises like `read`."""
+    def read_inputs(self, inputs: Sequence[str | tuple[int, ...]]) -> Iterator[Tokens]:
+        """Those of one request to embed, which has PATIENCE for all of them together. Raises like `read`."""
+        limit = self._clock() + PATIENCE
+        for number, text in enumerate(inputs):
+            yield self.read_input(text, f"input[{number}]" if len(inputs) > 1 else "input", limit)
+
+    def read_input(
+        self, text: str | tuple[int, ...], field: str = "input", limit: float | None = None
+    ) -> Tokens:
+        """
+        One input to embed: at least one token and at most the context. Raises like `read`.
+
+        `limit`: the reading of the clock from which on runs are cut short; None = PATIENCE from now.
+        """
         if not text:
             raise InvalidRequest(f"{field} must not be empty.", param=field)
         if isinstance(text, str):
-            tokens = self._tokenize(text, field, self._context)
+            tokens = self._tokenize(text, field, self._context, limit)
         else:
             tokens = self._checked(text, field, self._context)
         return self._fitting(tokens, field, self._context)
@@ -115,10 +129,14 @@ class PromptReader:
                 raise InvalidRequest(f"{token} is no token: the vocabulary has {self._size}.", param=field)
         return np.array(ids, np.int32)
 
-    def _tokenize(self, text: str, field: str, most: int) -> Tokens:
+    def _tokenize(self, text: str, field: str, most: int, limit: float | None = None) -> Tokens:
         if self._vocabulary.adds_bos and self._vocabulary.bos:
             text = text.removeprefix(self._vocabulary.bos)  # The template wrote it, the tokenizer adds it.
-        limit = self._clock() + PATIENCE
+        limit = self._clock() + PATIENCE if limit is None else limit
+        # The vocabulary is looked through once for its longest token: not for a text that may well fit.
+        longest = self._vocabulary.longest() if len(text) > _DOUBTFUL * most else None
+        if longest and (least := len(text.encode("utf-8", "replace")) // longest) > most:
+            raise ContextOverflow(self._context, least, field, most)
         if len(text) > max(_PROBE_CHARACTERS, self._context):
             self._refuse_hopeless(text, field, most, limit)
         return np.array(self._begin + self._tokens_of(text, limit) + self._end, np.int32)
@@ -129,9 +147,6 @@ class PromptReader:
 
         The number told is the least that it can be, or what the rest would be at the same rate.
         """
-        longest = self._vocabulary.longest()
-        if longest and (least := len(text.encode("utf-8", "replace")) // longest) > most:
-            raise ContextOverflow(self._context, least, field, most)
         tokens = 0
         for start in range(0, len(text), _PROBE_CHARACTERS):
             tokens += len(self._tokens_of(text[start : start + _PROBE_CHARACTERS], limit))

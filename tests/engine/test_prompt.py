@@ -172,3 +172,29 @@ def test_a_long_text_that_does_fit_is_read_as_a_whole():
     tokens = PromptReader(vocabulary, 301, 200_000, datetime.now).read(TextPrompt(text))
     assert len(tokens) == len(text) + 1
     assert vocabulary.calls[-1] == text
+
+
+def test_a_short_text_in_a_small_context_is_refused_unread_too() -> None:
+    told = reader(context=100, longest=10)
+    before = len(told._vocabulary.calls)  # type: ignore[attr-defined]
+    with pytest.raises(ContextOverflow):
+        told.read_input("x" * 2000)
+    assert len(told._vocabulary.calls) == before  # type: ignore[attr-defined]
+
+
+def test_the_inputs_of_one_request_have_its_patience_together() -> None:
+    now = 0.0
+
+    class Slow(Vocabulary):
+        def tokenize(self, text: str, special: bool) -> list[int]:
+            nonlocal now
+            now += 0.3
+            return super().tokenize(text, special)
+
+    vocabulary = Slow()
+    told = PromptReader(vocabulary, 301, 10_000, datetime.now, clock=lambda: now)
+    vocabulary.calls.clear()
+    assert [len(tokens) for tokens in told.read_inputs(["x" * 3000] * 6)] == [3001] * 6
+    assert sum(len(text) == 3000 for text in vocabulary.calls) < 6  # the last ones in short runs
+    with pytest.raises(InvalidRequest, match=r"input\[1\]"):
+        list(told.read_inputs(["a", ""]))
