@@ -51,12 +51,14 @@ class LineSink:
         # Reentrant: a finalizer that logs may run in the middle of `put`, in the same thread.
         self._changed = threading.Condition(threading.RLock())
         self._thread: threading.Thread | None = None
+        self._closed = False
+        """Nothing is written any more."""
 
     def put(self, line: bytes) -> None:
         """Queue it, or count it as dropped. Never raises, never waits for the descriptor."""
         with self._changed:
             gap = self._gap(self._missing) if self._missing and self._gap else b""
-            if self._waiting + len(gap) + len(line) > self._max_bytes:
+            if self._closed or self._waiting + len(gap) + len(line) > self._max_bytes:
                 self._missing += 1
                 self.dropped += 1
                 return
@@ -74,6 +76,14 @@ class LineSink:
                 self._changed.wait(left)
             return not self._waiting
 
+    def close(self) -> None:
+        """Give up what waits, before the descriptor is closed: its number may be another file's the next moment."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(EXIT_SECONDS)
+
     def _start(self) -> None:
         if self._thread is None:
             # A daemon: blocked in a write it must not keep the process alive.
@@ -89,28 +99,42 @@ class LineSink:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._lines:
+                while not self._lines and not self._closed:
                     self._changed.wait()
+                if self._closed:
+                    self._give_up()
+                    return
                 line = self._lines.popleft()
             self._write(line)
             with self._changed:
                 self._waiting -= len(line)
                 self._changed.notify_all()
 
+    def _give_up(self) -> None:
+        self.dropped += len(self._lines)
+        self._lines.clear()
+        self._waiting = 0
+        self._changed.notify_all()
+
     def _write(self, line: bytes) -> None:
         """All of it, however long that takes; after a part of it, the rest."""
-        while line:
+        while line and not self._closed:
             try:
                 line = line[os.write(self._fd, line) :]
             except OSError as error:
                 self._wait(error)
+        self.dropped += bool(line)
 
     def _wait(self, error: OSError) -> None:
+        if error.errno == errno.EBADF:  # the next file that is opened may get this number
+            self._closed = True
+            return
         if error.errno == errno.EAGAIN:  # whoever shares the descriptor made it non-blocking
             with contextlib.suppress(OSError, ValueError):
                 select.select((), (self._fd,), (), PAUSE)
                 return
-        time.sleep(PAUSE)
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed, PAUSE)
 
 
 class ProtectedStream(io.TextIOBase):
@@ -119,8 +143,8 @@ class ProtectedStream(io.TextIOBase):
     def __init__(self, stream: TextIO, sink: LineSink) -> None:
         self._stream = stream
         self._sink = sink
-        self._part = ""
-        self._guard = threading.RLock()
+        self._parts = threading.local()
+        """Of each thread: `print` writes a text and the end of its line one after the other."""
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
@@ -140,10 +164,9 @@ class ProtectedStream(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        with self._guard:
-            *lines, self._part = (self._part + text).split("\n")
-            if lines:
-                self._put("\n".join(lines) + "\n")
+        *lines, self._parts.text = (getattr(self._parts, "text", "") + text).split("\n")
+        if lines:
+            self._put("\n".join(lines) + "\n")
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:  # type: ignore[override]
@@ -151,10 +174,9 @@ class ProtectedStream(io.TextIOBase):
             self.write(line)
 
     def flush(self) -> None:
-        with self._guard:
-            part, self._part = self._part, ""
-            if part:
-                self._put(part)
+        part, self._parts.text = getattr(self._parts, "text", ""), ""
+        if part:
+            self._put(part)
 
     def close(self) -> None:
         """Only passes on what waits: the descriptor is the process's."""
